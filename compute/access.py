@@ -1,0 +1,211 @@
+"""Who may call a miner, in which order callers are answered, and how often. Pure: no chain, no log, no argv.
+
+The order of the rules is the interface: the first that matches decides.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from compute import __minimal_validator_version__, version_as_int
+from compute.clock import Clock
+from compute.reasons import AccessReason
+
+if TYPE_CHECKING:
+    from compute.options import ListOptions, MinerOptions
+
+# Hotkeys known to exploit the subnet, blacklisted unless --blacklist.exploiters is switched off. None is listed today.
+EXPLOITERS: tuple[str, ...] = ()
+
+MINIMAL_STAKE = 1024.0
+"""Stake in alpha, as the metagraph gives it, that a caller needs."""
+
+# A caller who waits exactly as long as it was told must not be a rounding error short of a whole token.
+_ROUNDING = 1e-9
+_PRIORITIES = {"Allocate": 3.0, "Challenge": 2.0, "Specs": 1.0}
+
+
+@dataclass(frozen=True)
+class AccessLists:
+    """Black and white lists. Black wins over white."""
+
+    blacklist_hotkeys: frozenset[str] = frozenset()
+    blacklist_coldkeys: frozenset[str] = frozenset()
+    whitelist_hotkeys: frozenset[str] = frozenset()
+    whitelist_coldkeys: frozenset[str] = frozenset()
+    exploiters: frozenset[str] = frozenset()
+
+    @classmethod
+    def from_options(cls, options: ListOptions, exploiters: Iterable[str] = EXPLOITERS) -> AccessLists:
+        """The lists of a command line; the built-in ``exploiters`` unless they are switched off there."""
+        return cls(
+            blacklist_hotkeys=frozenset(options.blacklist_hotkeys),
+            blacklist_coldkeys=frozenset(options.blacklist_coldkeys),
+            whitelist_hotkeys=frozenset(options.whitelist_hotkeys),
+            whitelist_coldkeys=frozenset(options.whitelist_coldkeys),
+            exploiters=frozenset(exploiters if options.blacklist_exploiters else ()),
+        )
+
+    def blacklisted(self, hotkey: str, coldkey: str | None) -> AccessReason | None:
+        """Which blacklist has this neuron, if any. ``coldkey`` None: unknown."""
+        if hotkey in self.blacklist_hotkeys:
+            return AccessReason.BLACKLISTED_HOTKEY
+        if hotkey in self.exploiters:
+            return AccessReason.EXPLOITER
+        if coldkey is not None and coldkey in self.blacklist_coldkeys:
+            return AccessReason.BLACKLISTED_COLDKEY
+        return None
+
+    def whitelisted(self, hotkey: str, coldkey: str | None) -> AccessReason | None:
+        """Which whitelist has this neuron, if any."""
+        if hotkey in self.whitelist_hotkeys:
+            return AccessReason.WHITELISTED_HOTKEY
+        if coldkey is not None and coldkey in self.whitelist_coldkeys:
+            return AccessReason.WHITELISTED_COLDKEY
+        return None
+
+
+@dataclass(frozen=True)
+class AccessPolicy:
+    """What a miner's operator decided."""
+
+    lists: AccessLists = field(default_factory=AccessLists)
+    allow_not_enough_stake: bool = False
+    allow_not_updated: bool = False
+    updated_threshold_percent: int = 60
+    minimal_stake: float = MINIMAL_STAKE
+    minimal_version: int = version_as_int(__minimal_validator_version__)
+
+    @classmethod
+    def from_options(cls, options: MinerOptions) -> AccessPolicy:
+        """The policy of a miner's command line."""
+        return cls(
+            lists=AccessLists.from_options(options.lists),
+            allow_not_enough_stake=options.whitelist_not_enough_stake,
+            allow_not_updated=options.whitelist_not_updated,
+            updated_threshold_percent=options.updated_threshold_percent,
+        )
+
+
+class CallerNeuron(Protocol):
+    """What the chain says of a caller; ``compute.chain.Neuron`` is one."""
+
+    @property
+    def coldkey(self) -> str:
+        """ss58 address of its owner."""
+
+    @property
+    def stake(self) -> float:
+        """In alpha."""
+
+    @property
+    def validator_permit(self) -> bool:
+        """Whether it may set weights."""
+
+    @property
+    def version(self) -> int:
+        """The integer form of the version that it publishes; 0 if it publishes none."""
+
+
+@dataclass(frozen=True)
+class VersionQuorum:
+    """How many of those that count have updated."""
+
+    updated: int
+    total: int
+
+    @classmethod
+    def count(cls, versions: Iterable[int], minimal_version: int) -> VersionQuorum:
+        """Count the published ``versions`` of one role; those that publish none (0) count as not updated."""
+        known = list(versions)
+        return cls(sum(version >= minimal_version for version in known), len(known))
+
+    def reached(self, threshold_percent: int) -> bool:
+        """Whether at least ``threshold_percent`` of all have updated. Of nobody, nobody has."""
+        return self.total > 0 and 100 * self.updated >= threshold_percent * self.total
+
+
+@dataclass(frozen=True)
+class AccessDecision:
+    """Whether a caller is answered, and the rule that decided."""
+
+    allowed: bool
+    reason: AccessReason
+
+
+def decide(
+    hotkey: str,
+    neuron: CallerNeuron | None,
+    *,
+    policy: AccessPolicy,
+    quorum: VersionQuorum,
+    metagraph_known: bool = True,
+) -> AccessDecision:
+    """Decide on one caller.
+
+    Args:
+        hotkey: who the caller says it is. An axon asks before it has verified the signature: refuse by this answer,
+            but keep no record of the hotkey from it.
+        neuron: its row of the metagraph; None if it has none.
+        quorum: of the validators.
+        metagraph_known: False until the first metagraph has been read; then only the lists can allow.
+    """
+    coldkey = neuron.coldkey if neuron is not None else None
+    black = policy.lists.blacklisted(hotkey, coldkey)
+    if black is not None:
+        return AccessDecision(False, black)
+    white = policy.lists.whitelisted(hotkey, coldkey)
+    if white is not None:
+        return AccessDecision(True, white)
+    if neuron is None:
+        return AccessDecision(False, AccessReason.NOT_REGISTERED if metagraph_known else AccessReason.METAGRAPH_UNKNOWN)
+    if not policy.allow_not_enough_stake:
+        # Not "stake < minimal": NaN must not pass.
+        if not neuron.stake >= policy.minimal_stake:
+            return AccessDecision(False, AccessReason.NOT_ENOUGH_STAKE)
+        if not neuron.validator_permit:
+            return AccessDecision(False, AccessReason.NO_PERMIT)
+    outdated = neuron.version < policy.minimal_version and quorum.reached(policy.updated_threshold_percent)
+    if outdated and not policy.allow_not_updated:
+        return AccessDecision(False, AccessReason.OLD_VERSION)
+    return AccessDecision(True, AccessReason.ALLOWED)
+
+
+def priority(stake: float, synapse: str) -> float:
+    """Rank of a request: the caller's stake, plus 3 for ``Allocate``, 2 for ``Challenge``, 1 for ``Specs``."""
+    return stake + _PRIORITIES.get(synapse, 0.0)
+
+
+class RateLimiter:
+    """A token bucket per hotkey: ``burst`` requests at once, then ``per_second``.
+
+    Ask it only once the caller's signature is verified, or anyone can use up another's allowance. At most ``capacity``
+    hotkeys are remembered; beyond that the one that has been quiet for longest is forgotten, and so starts anew.
+    """
+
+    def __init__(self, clock: Clock, *, per_second: float, burst: int, capacity: int = 4096) -> None:
+        if per_second <= 0 or burst < 1 or capacity < 1:
+            raise ValueError(f"rate {per_second}/s, burst {burst}, capacity {capacity}: all must be positive")
+        self._clock = clock
+        self._per_second = per_second
+        self._burst = burst
+        self._capacity = capacity
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, hotkey: str) -> float:
+        """Take one token. Returns 0.0 if there was one, else the seconds until there is (and takes nothing)."""
+        now = self._clock.monotonic()
+        tokens, since = self._buckets.get(hotkey, (float(self._burst), now))
+        tokens = min(float(self._burst), tokens + (now - since) * self._per_second)
+        allowed = tokens >= 1.0 - _ROUNDING
+        self._buckets[hotkey] = (max(0.0, tokens - 1.0) if allowed else tokens, now)
+        self._buckets.move_to_end(hotkey)
+        while len(self._buckets) > self._capacity:
+            self._buckets.popitem(last=False)
+        return 0.0 if allowed else (1.0 - tokens) / self._per_second

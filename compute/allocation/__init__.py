@@ -1,0 +1,1 @@
+"""Leases: one machine, who has it, until when, with which keys."""

@@ -1,0 +1,230 @@
+"""The machine under the leases: brings a lease's container up, changes it, takes it down, one step at a time.
+
+Each step writes down what it is about to do, does it through the runtime, writes down that it is done. Whatever the
+crash, the next ``reconcile`` can tell from store and runtime together what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from typing import ParamSpec, TypeVar
+
+from compute.allocation.leases import Lease, LeaseSecrets, LeaseStore
+from compute.allocation.runtime import LeaseOrder, Phase, Runtime, RuntimeStatus
+from compute.allocation.states import DRAINING, LeaseState
+from compute.clock import Clock
+from compute.errors import LeaseError, RuntimeFailure, StoreError
+from compute.reasons import Refusal
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Machine:
+    """Runs the runtime's blocking methods in ``executor``, one operation at a time.
+
+    Methods raise LeaseError for what a renter should be told, RuntimeFailure and StoreError for what failed below.
+    """
+
+    def __init__(self, *, store: LeaseStore, runtime: Runtime, clock: Clock, ssh_port: int, executor: Executor) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._clock = clock
+        self._ssh_port = ssh_port
+        self._executor = executor
+        self._lock = asyncio.Lock()
+
+    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a blocking function off the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, lambda: function(*args, **kwargs))
+
+    async def bring_up(self, lease_id: str) -> None:
+        """Start the machine of a reserved lease, after what is left of earlier ones is gone.
+
+        A failure is written into the lease (``failed``, with its reason), and its remains are removed.
+        """
+        async with self._lock:
+            reserved = await self.call(self._store.get, lease_id)
+            # It may have been brought up, or ended, before this turn came.
+            if reserved is None or reserved.state is not LeaseState.RESERVED:
+                return
+            if await self.call(self._store.move, lease_id, LeaseState.STARTING) is None:
+                return
+            try:
+                for lease in await self.call(self._store.live):
+                    if lease.state in DRAINING:
+                        await self._drain(lease)
+                order = await self._order(lease_id)
+                endpoint = await self.call(self._runtime.start, order)
+            except (RuntimeFailure, StoreError) as error:
+                await self._fail(lease_id, error)
+                return
+            # Not allowed where it was ended meanwhile: then whoever ended it waits for the lock, to take it down.
+            await self.call(
+                self._store.move, lease_id, LeaseState.ACTIVE, port=endpoint.port, activated_at=self._clock.now()
+            )
+
+    async def drain(self, lease_id: str) -> None:
+        """Take down what a failed or stopping lease has on the machine, and free it. Idempotent.
+
+        Raises:
+            RuntimeFailure, StoreError: something is left; call again.
+        """
+        async with self._lock:
+            lease = await self.call(self._store.get, lease_id)
+            if lease is not None and lease.state in DRAINING:
+                await self._drain(lease)
+
+    async def pause(self, lease_id: str) -> None:
+        """Freeze an active lease's machine. Idempotent."""
+        async with self._lock:
+            lease = await self._up(lease_id)
+            await self.call(self._runtime.pause, lease_id)
+            if lease.state is LeaseState.ACTIVE:
+                await self.call(self._store.move, lease_id, LeaseState.PAUSED)
+
+    async def unpause(self, lease_id: str) -> None:
+        """Let a paused lease's machine go on. Idempotent."""
+        async with self._lock:
+            lease = await self._up(lease_id)
+            await self.call(self._runtime.unpause, lease_id)
+            if lease.state is LeaseState.PAUSED:
+                await self.call(self._store.move, lease_id, LeaseState.ACTIVE)
+
+    async def restart(self, lease_id: str) -> None:
+        """Restart an active or paused lease's machine; the lease fails where it does not come up again."""
+        async with self._lock:
+            await self._up(lease_id)
+            await self._restart(lease_id)
+            lease = await self.call(self._store.get, lease_id)
+            if lease is not None and lease.state is not LeaseState.ACTIVE:
+                raise LeaseError(Refusal.RUNTIME_FAILED, f"the machine did not come up again: {lease.reason}")
+
+    async def change_keys(self, lease_id: str, change: Callable[[LeaseSecrets], LeaseSecrets]) -> None:
+        """Change a lease's keys. The store goes first: after a crash, the old key does not come back."""
+        async with self._lock:
+            await self._up(lease_id)
+            secrets = change(await self.call(self._store.secrets, lease_id))
+            await self.call(self._store.set_secrets, lease_id, secrets)
+            await self.call(self._runtime.set_keys, lease_id, secrets.authorized_keys)
+
+    async def set_end(self, lease_id: str, ends_at: float) -> None:
+        """Give a lease another end."""
+        async with self._lock:
+            await self._up(lease_id)
+            await self.call(self._store.set_end, lease_id, ends_at)
+            await self.call(self._runtime.set_end, lease_id, ends_at)
+
+    async def reconcile(self) -> None:
+        """Make store and runtime agree after any kind of end of the process before this one. Idempotent.
+
+        Raises:
+            RuntimeFailure, StoreError: the runtime or the store cannot be asked; call again.
+        """
+        async with self._lock:
+            found = {status.lease_id: status for status in await self.call(self._runtime.list)}
+            live = await self.call(self._store.live)
+            for lease_id in found.keys() - {lease.lease_id for lease in live}:
+                logger.warning("removing a machine that belongs to no lease: %s", lease_id)
+                await self.call(self._runtime.stop, lease_id)
+            # What is over makes room first.
+            for lease in sorted(live, key=lambda lease: lease.state not in DRAINING):
+                await self._settle(lease, found)
+
+    async def _settle(self, lease: Lease, found: Mapping[str, RuntimeStatus]) -> None:
+        if lease.state in DRAINING:
+            await self._drain(lease)
+        elif lease.ends_at <= self._clock.now():
+            await self._end(lease.lease_id, LeaseState.STOPPING, "its time was over")
+        elif lease.activated_at is None:
+            # Its owner has no way in yet, and asks again if there still is interest.
+            await self._end(lease.lease_id, LeaseState.FAILED, "interrupted before the machine was up")
+        else:
+            status = found.get(lease.lease_id)
+            try:
+                await self._adopt(lease, status)
+            except (RuntimeFailure, StoreError) as error:
+                await self._fail(lease.lease_id, error)
+
+    async def _adopt(self, lease: Lease, status: RuntimeStatus | None) -> None:
+        """Take over a lease whose machine was up when the last process ended."""
+        phase = Phase.ABSENT if status is None else status.phase
+        if phase not in (Phase.RUNNING, Phase.PAUSED):
+            logger.warning("the machine of lease %s is %s: starting it again", lease.lease_id, phase.value)
+            await self._restart(lease.lease_id)
+            return
+        secrets = await self.call(self._store.secrets, lease.lease_id)
+        await self.call(self._runtime.set_keys, lease.lease_id, secrets.authorized_keys)
+        await self.call(self._runtime.set_end, lease.lease_id, lease.ends_at)
+        if lease.state is LeaseState.STARTING and phase is Phase.PAUSED:
+            await self.call(self._runtime.unpause, lease.lease_id)
+            phase = Phase.RUNNING
+        state = LeaseState.PAUSED if phase is Phase.PAUSED else LeaseState.ACTIVE
+        if state is not lease.state:
+            await self.call(self._store.move, lease.lease_id, state)
+
+    async def _restart(self, lease_id: str) -> None:
+        await self.call(self._store.move, lease_id, LeaseState.STARTING)
+        try:
+            endpoint = await self.call(self._runtime.restart, await self._order(lease_id))
+        except (RuntimeFailure, StoreError) as error:
+            await self._fail(lease_id, error)
+            return
+        await self.call(self._store.move, lease_id, LeaseState.ACTIVE, port=endpoint.port)
+
+    async def _fail(self, lease_id: str, error: Exception) -> None:
+        logger.warning("lease %s failed: %s", lease_id, error)
+        await self._end(lease_id, LeaseState.FAILED, str(error))
+
+    async def _end(self, lease_id: str, state: LeaseState, reason: str) -> None:
+        ended = await self.call(self._store.move, lease_id, state, reason=reason)
+        if ended is None:
+            return
+        try:
+            await self._drain(ended)
+        except RuntimeFailure as error:
+            # The lease is over for its owner; the scheduler comes back for the rest.
+            logger.warning("lease %s is not cleaned up yet: %s", lease_id, error)
+
+    async def _drain(self, lease: Lease) -> None:
+        if lease.state is LeaseState.FAILED:
+            await self.call(self._store.move, lease.lease_id, LeaseState.STOPPING)
+        await self.call(self._runtime.stop, lease.lease_id)
+        await self.call(self._store.move, lease.lease_id, LeaseState.FREE)
+
+    async def _up(self, lease_id: str) -> Lease:
+        """The lease, where its machine is up.
+
+        Raises:
+            LeaseError: it is starting, or over.
+        """
+        lease = await self.call(self._store.get, lease_id)
+        if lease is not None and lease.state in (LeaseState.ACTIVE, LeaseState.PAUSED):
+            return lease
+        if lease is not None and lease.state in (LeaseState.RESERVED, LeaseState.STARTING):
+            raise LeaseError(Refusal.STARTING, "the machine is starting", retry_after_seconds=5)
+        raise LeaseError(Refusal.NO_LEASE, "the lease is over")
+
+    async def _order(self, lease_id: str) -> LeaseOrder:
+        lease = await self.call(self._store.get, lease_id)
+        if lease is None:
+            raise StoreError("the lease has vanished from the store")
+        secrets = await self.call(self._store.secrets, lease_id)
+        return LeaseOrder(
+            lease_id=lease_id,
+            owner=lease.owner.hotkey,
+            kind=lease.kind,
+            ends_at=lease.ends_at,
+            image=lease.image,
+            limits=lease.limits,
+            ssh_port=lease.port or self._ssh_port,
+            authorized_keys=secrets.authorized_keys,
+            host_key=secrets.host_key,
+            password=secrets.password,
+        )

@@ -1,0 +1,322 @@
+"""The few chain operations that the neurons need, over ``bittensor.Subtensor``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from compute.errors import ChainError, ChainUnreachable, ExtrinsicRefused, NotRegistered
+from compute.weights import U16_MAX, WeightRules
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_READ_SECONDS = 60.0
+_SUBMIT_SECONDS = 180.0
+_CONNECT_SECONDS = 60.0
+# The SDK's own version is in the millions; this subnet's (100·major + 10·minor + patch) is far below.
+_MAX_SUBNET_VERSION = 100_000
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """One uid of the subnet at one block. Stake in alpha; ``version`` is 0 where the peer announces none of ours."""
+
+    uid: int
+    hotkey: str
+    coldkey: str
+    ip: str
+    port: int
+    version: int
+    stake: float
+    validator_permit: bool
+    last_update: int
+    registered_at: int
+    incentive: float
+    dividends: float
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it has announced an axon."""
+        return self.ip not in ("0.0.0.0", "") and self.port > 0  # noqa: S104
+
+
+@dataclass(frozen=True)
+class Metagraph:
+    """The subnet at one block; ``neurons[i].uid == i``."""
+
+    netuid: int
+    block: int
+    neurons: tuple[Neuron, ...]
+    by_hotkey: Mapping[str, Neuron] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_hotkey", {neuron.hotkey: neuron for neuron in self.neurons})
+
+
+@dataclass(frozen=True)
+class ChainRules:
+    """The subnet's hyperparameters that bind a validator; all counts in blocks."""
+
+    weights_rate_limit: int
+    commit_reveal: bool
+    tempo: int
+    weights: WeightRules
+
+
+class Chain(Protocol):
+    """What the neurons ask of a chain. Every method may raise ChainError, and only that."""
+
+    async def block(self) -> int:
+        """The current block number."""
+
+    async def metagraph(self) -> Metagraph:
+        """The whole subnet, at the current block."""
+
+    async def rules(self) -> ChainRules:
+        """The subnet's hyperparameters, at the current block."""
+
+    async def held_weights(self, uid: int) -> dict[int, int]:
+        """The u16 weights by uid that the chain holds for the validator at ``uid``; empty for none."""
+
+    async def set_weights(self, weights: Mapping[int, int]) -> None:
+        """Submit u16 weights by uid and wait until they are in a block; not idempotent, rate-limited by the chain.
+
+        Raises:
+            ExtrinsicRefused: the chain said no, with its error name.
+        """
+
+    async def serve(self, ip: str, port: int, version: int) -> bool:
+        """Announce our axon. Idempotent: returns False, and submits nothing, where the chain holds it already."""
+
+    async def announce_version(self, version: int, *, force: bool = False) -> bool:
+        """Announce our version in the prometheus record, as peers read it; idempotent likewise, unless ``force``."""
+
+    async def close(self) -> None:
+        """Close the connection. Idempotent."""
+
+
+class SubtensorChain:
+    """A ``Chain`` over the SDK, whose connection is synchronous and of one thread: so is the executor here.
+
+    A call that overruns its deadline abandons the connection (the thread may hang in it for ever) and the next call
+    opens a new one. Connecting happens at the first call.
+    """
+
+    def __init__(self, endpoint: str, netuid: int, wallet: Any, *, block_seconds: float = 12.0) -> None:
+        """``endpoint`` is a network name of the SDK (finney, test, local) or a ``ws://`` address.
+
+        ``block_seconds`` is the chain's block time, which commit-reveal needs to know.
+        """
+        self.endpoint = endpoint
+        self.netuid = netuid
+        self._wallet = wallet
+        self._block_seconds = block_seconds
+        self._executor = ThreadPoolExecutor(1, "chain")
+        self._subtensor: Any = None
+
+    @property
+    def hotkey(self) -> str:
+        """Our hotkey's ss58 address."""
+        return str(self._wallet.hotkey.ss58_address)
+
+    async def block(self) -> int:
+        return int(await self._call(lambda chain: chain.get_current_block(), _READ_SECONDS))
+
+    async def metagraph(self) -> Metagraph:
+        return await self._call(lambda chain: _snapshot(chain.metagraph(self.netuid, lite=True)), _READ_SECONDS)
+
+    async def rules(self) -> ChainRules:
+        def read(chain: Any) -> ChainRules:
+            limit = chain.get_hyperparameter("MaxWeightsLimit", self.netuid)
+            return ChainRules(
+                weights_rate_limit=int(chain.weights_rate_limit(self.netuid)),
+                commit_reveal=bool(chain.commit_reveal_enabled(self.netuid)),
+                tempo=int(chain.tempo(self.netuid)),
+                weights=WeightRules(
+                    min_allowed_weights=int(chain.min_allowed_weights(self.netuid) or 1),
+                    max_weight_share=int(limit) / U16_MAX if limit else 1.0,
+                ),
+            )
+
+        return await self._call(read, _READ_SECONDS)
+
+    async def held_weights(self, uid: int) -> dict[int, int]:
+        def read(chain: Any) -> dict[int, int]:
+            rows = {int(row): entries for row, entries in chain.weights(self.netuid)}
+            return {int(target): int(weight) for target, weight in rows.get(uid, [])}
+
+        return await self._call(read, _READ_SECONDS)
+
+    async def set_weights(self, weights: Mapping[int, int]) -> None:
+        from compute import __version_as_int__
+
+        def submit(chain: Any) -> None:
+            response = chain.set_weights(
+                wallet=self._wallet,
+                netuid=self.netuid,
+                uids=list(weights),
+                weights=[float(weight) for weight in weights.values()],
+                version_key=__version_as_int__,
+                block_time=self._block_seconds,
+                wait_for_inclusion=True,
+                wait_for_finalization=False,
+                max_attempts=1,
+            )
+            # The SDK submits nothing, and says nothing, while the rate limit holds.
+            _raise_unless_success(response, "SettingWeightsTooFast")
+
+        await self._call(submit, _SUBMIT_SECONDS)
+
+    async def serve(self, ip: str, port: int, version: int) -> bool:
+        def submit(chain: Any) -> bool:
+            neuron = self._own_neuron(chain)
+            axon = neuron.axon_info
+            if (axon.ip, axon.port, axon.version) == (ip, port, version):
+                return False
+            parameters = _address(ip, port, version) | {"protocol": 4, "placeholder1": 0, "placeholder2": 0}
+            self._submit(chain, "serve_axon", parameters)
+            return True
+
+        return await self._call(submit, _SUBMIT_SECONDS)
+
+    async def announce_version(self, version: int, *, force: bool = False) -> bool:
+        def submit(chain: Any) -> bool:
+            neuron = self._own_neuron(chain)
+            known = neuron.prometheus_info
+            if not force and known is not None and known.version == version:
+                return False
+            # Peers read the version alone; the chain refuses an empty address, so a documentation one stands there.
+            self._submit(chain, "serve_prometheus", _address("192.0.2.1", 1, version))
+            return True
+
+        return await self._call(submit, _SUBMIT_SECONDS)
+
+    async def close(self) -> None:
+        self._abandon()
+
+    def _own_neuron(self, chain: Any) -> Any:
+        neuron = chain.get_neuron_for_pubkey_and_subnet(self.hotkey, netuid=self.netuid)
+        if neuron is None or neuron.is_null:
+            raise NotRegistered(
+                f"hotkey {self.hotkey} has no uid on netuid {self.netuid} of {self.endpoint}. Register it: "
+                f"btcli subnets register --netuid {self.netuid} --network {self.endpoint}"
+            )
+        return neuron
+
+    def _submit(self, chain: Any, function: str, parameters: dict[str, Any]) -> None:
+        call = chain.substrate.compose_call(
+            call_module="SubtensorModule",
+            call_function=function,
+            call_params={"netuid": self.netuid, **parameters},
+        )
+        response = chain.sign_and_send_extrinsic(
+            call=call, wallet=self._wallet, sign_with="hotkey", wait_for_inclusion=True, wait_for_finalization=False
+        )
+        _raise_unless_success(response, "Unknown")
+
+    async def _call(self, operation: Callable[[Any], T], deadline_seconds: float) -> T:
+        def run() -> T:
+            if self._subtensor is None:
+                self._subtensor = _connect(self.endpoint)
+            return operation(self._subtensor)
+
+        loop = asyncio.get_running_loop()
+        try:
+            running = loop.run_in_executor(self._executor, run)
+            return await asyncio.wait_for(running, _CONNECT_SECONDS + deadline_seconds)
+        except ChainError as error:
+            if isinstance(error, ChainUnreachable):
+                self._abandon()
+            raise
+        except (asyncio.TimeoutError, TimeoutError):
+            self._abandon()
+            raise ChainUnreachable(f"{self.endpoint} did not answer within {deadline_seconds:.0f} s") from None
+        except Exception as error:  # the SDK, websockets and the codec each raise their own; after one, start afresh
+            self._abandon()
+            raise ChainUnreachable(f"{self.endpoint}: {type(error).__name__}: {error}") from error
+
+    def _abandon(self) -> None:
+        subtensor, self._subtensor = self._subtensor, None
+        executor, self._executor = self._executor, ThreadPoolExecutor(1, "chain")
+        if subtensor is not None:
+            executor.submit(_close_quietly, subtensor)
+        executor.shutdown(wait=False)
+
+
+def _connect(endpoint: str) -> Any:
+    import bittensor
+
+    try:
+        return bittensor.Subtensor(network=endpoint)
+    except Exception as error:  # name resolution, TCP, TLS, websocket and metadata errors alike
+        raise ChainUnreachable(
+            f"no chain at {endpoint}: {type(error).__name__}: {error}. Check --subtensor.network or "
+            "--subtensor.chain_endpoint; for a chain of your own: python -m compute.localnet node"
+        ) from error
+
+
+def _close_quietly(subtensor: Any) -> None:
+    try:
+        subtensor.close()
+    except Exception as error:  # closing a broken connection: nothing is left to lose, and anything may be raised
+        logger.debug("closing the chain connection: %s", error)
+
+
+def _address(ip: str, port: int, version: int) -> dict[str, Any]:
+    import ipaddress
+
+    address = ipaddress.ip_address(ip)
+    return {"version": version, "ip": int(address), "port": port, "ip_type": address.version}
+
+
+def _raise_unless_success(response: Any, silent_name: str) -> None:
+    if response.success:
+        return
+    if not response.message:
+        raise ExtrinsicRefused(silent_name, "the SDK submitted nothing: the chain's rate limit holds")
+    message = str(response.message)
+    # The SDK folds the pallet's error name into its text; what the pool refused before dispatch has a number only.
+    custom = re.search(r"Custom error: (\d+)", message)
+    named = re.search(r"returned `(\w+)\(", message)
+    name = f"CustomError{custom[1]}" if custom else named[1] if named else "Unknown"
+    raise ExtrinsicRefused(name, message)
+
+
+def _snapshot(metagraph: Any) -> Metagraph:
+    registered = list(metagraph.block_at_registration or [])
+    neurons = []
+    for uid in range(int(metagraph.n)):
+        axon = metagraph.axons[uid]
+        lite = metagraph.neurons[uid]
+        stake = float(metagraph.S[uid])
+        neurons.append(
+            Neuron(
+                uid=uid,
+                hotkey=str(metagraph.hotkeys[uid]),
+                coldkey=str(metagraph.coldkeys[uid]),
+                ip=str(axon.ip),
+                port=int(axon.port),
+                version=_subnet_version(lite, axon),
+                stake=stake if math.isfinite(stake) else 0.0,
+                validator_permit=bool(metagraph.validator_permit[uid]),
+                last_update=int(metagraph.last_update[uid]),
+                registered_at=int(registered[uid]) if uid < len(registered) else 0,
+                incentive=float(metagraph.I[uid]),
+                dividends=float(metagraph.D[uid]),
+            )
+        )
+    return Metagraph(netuid=int(metagraph.netuid), block=int(metagraph.block), neurons=tuple(neurons))
+
+
+def _subnet_version(lite: Any, axon: Any) -> int:
+    prometheus = getattr(lite, "prometheus_info", None)
+    announced = (getattr(prometheus, "version", 0) or 0, axon.version or 0)
+    return max((int(version) for version in announced if 0 < int(version) < _MAX_SUBNET_VERSION), default=0)

@@ -1,0 +1,63 @@
+"""Time behind an interface, so that no test waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall time, monotonic time and a sleep. Implementations never raise."""
+
+    def now(self) -> float:
+        """Seconds since the Unix epoch, UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never goes back."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after ``seconds``; cancellable."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class ManualClock:
+    """A clock that a test moves by hand. ``sleep`` returns when ``advance`` has passed its end."""
+
+    def __init__(self, start: float = 1_700_000_000.0) -> None:
+        self._now = start
+        self._sleepers: list[tuple[float, asyncio.Event]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Move on by ``seconds`` and wake every sleeper whose time has come."""
+        self._now += seconds
+        due = [event for end, event in self._sleepers if end <= self._now]
+        self._sleepers = [(end, event) for end, event in self._sleepers if end > self._now]
+        for event in due:
+            event.set()
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        event = asyncio.Event()
+        self._sleepers.append((self._now + seconds, event))
+        await event.wait()

@@ -1,0 +1,36 @@
+"""A duty: one thing that a neuron does again and again, inside its own error boundary."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from compute.clock import Clock
+from compute.errors import ComputeError
+
+logger = logging.getLogger(__name__)
+
+_MAX_BACKOFF_SECONDS = 300.0
+
+
+async def repeat(name: str, work: Callable[[], Awaitable[object]], *, clock: Clock, pause_seconds: float) -> None:
+    """Call ``work`` for ever, ``pause_seconds`` apart. An error is logged with its context and never ends the duty.
+
+    After an error the pause doubles, up to five minutes; after a success it is as before. Only cancellation ends it.
+    """
+    backoff = pause_seconds
+    while True:
+        try:
+            await work()
+        except asyncio.CancelledError:
+            raise
+        except ComputeError as error:
+            backoff = min(2 * backoff, _MAX_BACKOFF_SECONDS)
+            logger.warning("%s: %s; next try in %.1f s", name, error, backoff)
+        except Exception:
+            backoff = min(2 * backoff, _MAX_BACKOFF_SECONDS)
+            logger.exception("%s failed unexpectedly; next try in %.1f s", name, backoff)
+        else:
+            backoff = pause_seconds
+        await clock.sleep(backoff)

@@ -1,0 +1,121 @@
+"""One tree of exceptions. Third-party exceptions are mapped to it at the boundary where they arise.
+
+::
+
+    ComputeError
+    ├── ConfigError            a key of config.yaml, an option or a variable is wrong: key, value, bound
+    ├── UsageError             a person asked for something that makes no sense: value, what would be right
+    ├── NotFound               nothing by that name, or no machine that serves the request
+    ├── StoreError             SQLite said no: full disk, corrupted file
+    ├── ChainError             the chain or the way to it
+    │   ├── ChainUnreachable       no node answers; retry later
+    │   ├── NotRegistered          this hotkey has no uid on the subnet
+    │   └── ExtrinsicRefused       the chain refused: its own error name
+    ├── CallError              a request to a peer's axon failed: status code and message
+    ├── SshError               an SSH session
+    │   ├── SshUnreachable         no TCP, no banner, no login
+    │   ├── HostKeyMismatch        somebody else answered
+    │   ├── SshTimeout             a deadline passed
+    │   └── OutputTooLarge         more bytes than the caller allowed
+    ├── LeaseError             a lease request was refused: reason (compute.reasons.Refusal)
+    ├── RuntimeFailure         the container runtime failed to start, stop or change a machine
+    └── ProofError             a proof of GPU ended early: reason (compute.reasons.ProofReason)
+        └── FrameError             a frame was malformed, too large or late
+"""
+
+from __future__ import annotations
+
+from compute.reasons import ProofReason, Refusal
+
+
+class ComputeError(Exception):
+    """Base of everything that this project raises on purpose. Its text is fit for a user's eyes."""
+
+
+class ConfigError(ComputeError):
+    """Configuration is wrong. The message names the key, the bad value and what would be right."""
+
+
+class UsageError(ComputeError):
+    """A person's input makes no sense. The message quotes it and says what would be right."""
+
+
+class NotFound(ComputeError):
+    """Nothing goes by that name, or nothing on the network serves the request."""
+
+
+class StoreError(ComputeError):
+    """The database cannot be read or written."""
+
+
+class ChainError(ComputeError):
+    """The chain, or the way to it."""
+
+
+class ChainUnreachable(ChainError):
+    """No chain node answers at the endpoint."""
+
+
+class NotRegistered(ChainError):
+    """The hotkey has no uid on the subnet."""
+
+
+class ExtrinsicRefused(ChainError):
+    """The chain refused an extrinsic; ``name`` is the pallet's own error name where there is one."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class CallError(ComputeError):
+    """A request to a peer's axon failed; ``status`` is its HTTP-like code (408 timeout, 503 no connection)."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class SshError(ComputeError):
+    """An SSH session failed."""
+
+
+class SshUnreachable(SshError):
+    """No TCP connection, no banner, or no login."""
+
+
+class HostKeyMismatch(SshError):
+    """The server's host key is not the pinned one: somebody else answered."""
+
+
+class SshTimeout(SshError):
+    """A deadline on the SSH session passed."""
+
+
+class OutputTooLarge(SshError):
+    """The remote side sent more bytes than the caller allowed."""
+
+
+class LeaseError(ComputeError):
+    """A lease request was refused."""
+
+    def __init__(self, reason: Refusal, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RuntimeFailure(ComputeError):
+    """The container runtime could not start, stop or change a machine."""
+
+
+class ProofError(ComputeError):
+    """A proof of GPU ended early."""
+
+    def __init__(self, reason: ProofReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class FrameError(ProofError):
+    """A frame was malformed, too large or late."""

@@ -1,0 +1,145 @@
+"""``python -m compute.localnet``: a chain for one machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from compute.errors import ComputeError
+from compute.localnet.demo.arguments import DESCRIPTION as DEMO_DESCRIPTION
+from compute.localnet.demo.arguments import add_arguments as add_demo
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line. Heavy imports wait until a command runs, so ``--help`` is quick."""
+    parser = argparse.ArgumentParser(
+        prog="python -m compute.localnet",
+        description="A chain for one machine, which the bittensor SDK talks to like to any other.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_node(commands.add_parser("node", help="run a chain node on 127.0.0.1", description=_NODE_DESCRIPTION))
+    add_demo(commands.add_parser("demo", help="a whole subnet on this machine", description=DEMO_DESCRIPTION))
+    return parser
+
+
+_NODE_DESCRIPTION = """Run a chain node at ws://127.0.0.1:PORT, which --subtensor.network local finds on the default
+port. It proves that protocols fit together, not how finney behaves. The first line on stdout is a JSON object with the
+endpoint; logs go to stderr. SIGINT or SIGTERM ends it."""
+
+
+def _add_node(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=_port, default=9944, help="0 lets the system choose (default: %(default)s)")
+    parser.add_argument(
+        "--block-time",
+        type=_block_time,
+        default=1.0,
+        metavar="SECONDS",
+        help="time between blocks; 0 makes blocks only for localnet_advance (default: %(default)s; finney: 12)",
+    )
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="keep the chain in FILE and go on with it (default: in memory only)"
+    )
+    parser.add_argument("--netuid", type=_netuid, default=27, help="the subnet that exists (default: %(default)s)")
+    parser.add_argument("--verbose", action="store_true", help="log debugging information")
+    group = parser.add_argument_group("hyperparameters of a new chain")
+    group.add_argument("--tempo", type=int, metavar="BLOCKS", help="length of an epoch (default: 20; finney: 360)")
+    group.add_argument("--weights-rate-limit", type=int, metavar="BLOCKS", help="(default: 5; finney: 100)")
+    group.add_argument(
+        "--commit-reveal", action="store_true", help="weights are committed under a time lock instead of set"
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        type=_setting,
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="any other, for example --set stake_threshold=0 --set max_allowed_uids=4",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return _run_node(options) if options.command == "node" else _run_demo(options)
+    except (ComputeError, OSError) as error:
+        print(f"compute.localnet: {error}", file=sys.stderr)
+        return 1
+
+
+def _run_node(options: argparse.Namespace) -> int:
+    import asyncio
+    import logging
+
+    from compute.localnet.node import Node, NodeOptions
+
+    level = logging.DEBUG if options.verbose else logging.INFO
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("websockets").setLevel(logging.WARNING)
+    settings: dict[str, Any] = dict(options.settings)
+    if options.tempo is not None:
+        settings["tempo"] = options.tempo
+    if options.weights_rate_limit is not None:
+        settings["weights_rate_limit"] = options.weights_rate_limit
+    if options.commit_reveal:
+        settings["commit_reveal_weights_enabled"] = True
+    node = Node(
+        NodeOptions(
+            port=options.port,
+            block_time_seconds=options.block_time,
+            state=options.state,
+            netuid=options.netuid,
+            hyperparameters=settings,
+        )
+    )
+    asyncio.run(node.run())
+    return 0
+
+
+def _run_demo(options: argparse.Namespace) -> int:
+    from compute.localnet.demo import main as demo
+
+    return demo.run(options)
+
+
+def _port(text: str) -> int:
+    return _integer(text, 0, 65_535)
+
+
+def _netuid(text: str) -> int:
+    return _integer(text, 1, 65_535)
+
+
+def _integer(text: str, low: int, high: int) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else -1
+    if not low <= number <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {low} to {high}")
+    return number
+
+
+def _block_time(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 3600")
+    return seconds
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError as error:
+        problem = "is not NAME=VALUE" if not separator else "has a value that is neither a number nor true or false"
+        raise argparse.ArgumentTypeError(f"{text!r} {problem}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

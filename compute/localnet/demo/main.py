@@ -1,0 +1,117 @@
+"""``python -m compute.localnet demo``: the stage, the story, and the exit status that tells the truth."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from compute.errors import ComputeError
+from compute.localnet.demo.cast import cast
+from compute.localnet.demo.stage import VALIDATOR, Stage
+from compute.localnet.demo.story import Ending, Scene, Story
+from compute.renter.output import Column, Output
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+COLUMNS = (
+    Column("uid", right=True),
+    Column("miner"),
+    Column("claims", drop_order=2),
+    Column("verdict", drop_order=1),
+    Column("reason"),
+    Column("TFLOPS", drop_order=3, right=True),
+    Column("score", right=True),
+    Column("weight on chain", right=True),
+)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Play the demo; returns 0 only if what the chain holds is what the scores say, and the cheats got nothing."""
+    logging.disable(logging.CRITICAL)
+    folder = Path(tempfile.mkdtemp(prefix="compute-demo-"))
+    output = Output(sys.stdout, sys.stderr, as_json=options.json)
+    stage = Stage(folder, cast(options.miners), block_seconds=options.block_time)
+    ending: Ending | None = None
+    try:
+        ending = asyncio.run(_play(stage, output, keep=options.keep))
+    except ComputeError as error:
+        output.error(str(error), reason=None, advice=f"The logs of all processes are in {folder}")
+    except KeyboardInterrupt:
+        output.note("interrupted; every process has been ended")
+        shutil.rmtree(folder, ignore_errors=True)
+        return EXIT_INTERRUPTED
+    finally:
+        stage.close()
+    if ending is None:
+        return EXIT_FAILED
+    if ending.problems:
+        for problem in ending.problems:
+            output.error(problem, reason=None, advice=f"The logs of all processes are in {folder}")
+        return EXIT_FAILED
+    shutil.rmtree(folder, ignore_errors=True)
+    return EXIT_OK
+
+
+async def _play(stage: Stage, output: Output, *, keep: bool) -> Ending:
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    with output.live_table(COLUMNS) as draw:
+        story = Story(stage, lambda scenes, caption: draw([_cells(scene) for scene in scenes], caption))
+        ending = await story.play()
+    _print(ending, output)
+    if keep:
+        output.note(_invitation(stage))
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+    return ending
+
+
+def _print(ending: Ending, output: Output) -> None:
+    if output.as_json:
+        output.data(ending.to_json())
+        return
+    output.table(COLUMNS, [_cells(scene) for scene in ending.scenes])
+    rental = ending.rental
+    output.line(f"rented uid {rental['uid']}, ran {rental['command']!r} there over SSH: {rental['output']}")
+    output.line(f"the chain holds what the scores say; epoch {ending.epoch} has used it")
+
+
+def _cells(scene: Scene) -> list[str]:
+    row = scene.row
+    if row is None:
+        return ["", scene.actor.name, "", "", "", "", "", ""]
+    return [
+        str(row.uid),
+        scene.actor.name,
+        f"{row.claim_count} × {row.claim_gpu}" if row.claim_gpu else "–",
+        f"{row.count} × {row.gpu}" if row.gpu else "–",
+        row.reason.value,
+        f"{row.tflops16:.3g}" if row.tflops16 is not None else "–",
+        f"{row.score:.2f}",
+        f"{scene.weight:.1%}",
+    ]
+
+
+def _invitation(stage: Stage) -> str:
+    endpoint, folder = stage.node.endpoint, stage.folder
+    wallet = f"--wallet.path {folder}/wallets --wallet.name {VALIDATOR} --wallet.hotkey default"
+    return "\n".join(
+        (
+            "Everything keeps running until Ctrl-C. In another terminal:",
+            f"  python neurons/validator.py --status --database {stage.database_path(VALIDATOR)}",
+            f"  python neurons/register.py offers --subtensor.chain_endpoint {endpoint} {wallet} "
+            f"--database {stage.database_path(VALIDATOR)} --config.file {stage.config_path}",
+            f"Logs and databases: {folder}",
+        )
+    )

@@ -1,0 +1,162 @@
+"""The processes of the demo, in a folder of their own, and everything that they need to know of each other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import bittensor
+
+from compute.allocation.local import LocalRuntime
+from compute.errors import ComputeError
+from compute.localnet.demo.cast import Actor, Kind
+from compute.localnet.process import NodeProcess
+
+NETUID = 27
+VALIDATOR = "validator"
+_ROOT = Path(__file__).resolve().parents[3]
+_TAO = 10**9
+_STOP_SECONDS = 15.0
+_LOG_TAIL = 2000
+
+
+class Stage:
+    """Starts and stops the processes. Blocking; use in a thread. ``close`` ends everything that was begun."""
+
+    def __init__(self, folder: Path, actors: Sequence[Actor], *, block_seconds: float) -> None:
+        self.folder = folder
+        self.actors = list(actors)
+        self.addresses = {actor.name: f"127.0.0.{2 + number}" for number, actor in enumerate(actors)}
+        self.wallets: dict[str, Any] = {}
+        self.node = NodeProcess(block_time_seconds=block_seconds, netuid=NETUID, state=folder / "chain.db")
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def config_path(self) -> Path:
+        """The configuration that the validator pays by."""
+        return self.folder / "config.yaml"
+
+    def database_path(self, name: str) -> Path:
+        """The database of a neuron; the renter shares the validator's."""
+        return self.folder / f"{name}.db"
+
+    def log_path(self, name: str) -> Path:
+        """What a neuron logs."""
+        return self.folder / f"{name}.log"
+
+    def hotkey(self, name: str) -> str:
+        """The ss58 address of a neuron's hotkey."""
+        return str(self.wallets[name].hotkey.ss58_address)
+
+    def start_chain(self) -> None:
+        """Start the chain.
+
+        Raises:
+            ChainUnreachable: it does not come up.
+        """
+        self.node.start()
+
+    def register(self, name: str) -> None:
+        """Make a throw-away wallet and register it; the validator gets stake as well.
+
+        Raises:
+            ComputeError: the chain refuses.
+        """
+        wallet = bittensor.Wallet(name=name, hotkey="default", path=str(self.folder / "wallets"))
+        wallet.create_new_coldkey(use_password=False, overwrite=True, suppress=True)
+        wallet.create_new_hotkey(use_password=False, overwrite=True, suppress=True)
+        self.wallets[name] = wallet
+        self.node.client.faucet(wallet.coldkeypub.ss58_address, 1000 * _TAO)
+        with bittensor.Subtensor(network=self.node.endpoint) as subtensor:
+            response = subtensor.burned_register(wallet, netuid=NETUID)
+        if not response.success:
+            raise ComputeError(f"the chain does not register {name}: {response.message}")
+        if name == VALIDATOR:
+            self.node.client.stake(NETUID, self.hotkey(name), 10_000 * _TAO)
+
+    def start_miner(self, actor: Actor) -> None:
+        """Start a miner as a process of its own, at an address of its own."""
+        address = self.addresses[actor.name]
+        options = [
+            *self._shared_options(actor.name),
+            *("--axon.ip", address, "--axon.external_ip", address, "--axon.port", str(_free_port(address))),
+            *("--miner.runtime", "local", "--miner.cpu.devices", str(actor.devices)),
+            *("--ssh.port", str(_free_port(address))),
+        ]
+        if actor.kind is Kind.HONEST:
+            self._start(actor.name, [sys.executable, str(_ROOT / "neurons" / "miner.py"), *options])
+        else:
+            program = [sys.executable, "-m", "compute.localnet.demo.dishonest", actor.kind.value]
+            self._start(actor.name, [*program, *options])
+
+    def start_validator(self) -> None:
+        """Start the validator as a process of its own."""
+        options = [
+            *self._shared_options(VALIDATOR),
+            *("--config.file", str(self.config_path), "--axon.external_ip", "127.0.0.1"),
+            *("--validator.specs.interval", "10", "--validator.proof.interval", "240"),
+        ]
+        self._start(VALIDATOR, [sys.executable, str(_ROOT / "neurons" / "validator.py"), *options])
+
+    def fallen(self) -> str | None:
+        """The name of a process that ended and was not meant to, or None."""
+        mortal = {actor.name for actor in self.actors if actor.kind is Kind.DYING}
+        for name, process in self.processes.items():
+            if process.poll() is not None and name not in mortal:
+                return name
+        return None
+
+    def log_tail(self, name: str) -> str:
+        """The end of a neuron's log."""
+        with open(self.log_path(name), "rb") as log:
+            log.seek(max(0, os.path.getsize(self.log_path(name)) - _LOG_TAIL))
+            return log.read().decode(errors="replace")
+
+    def close(self) -> None:
+        """End every process that was started, leases included. Idempotent."""
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for actor in self.actors:
+            # A miner leaves its lease running when it ends; on a stage that is struck, nobody comes back for it.
+            leases = self.database_path(actor.name).with_suffix(".data") / "leases"
+            runtime = LocalRuntime(leases, chain_endpoint="ws://127.0.0.1")
+            for status in runtime.list():
+                runtime.stop(status.lease_id)
+        self.node.stop()
+
+    def _shared_options(self, name: str) -> list[str]:
+        return [
+            *("--netuid", str(NETUID), "--subtensor.chain_endpoint", self.node.endpoint),
+            *("--wallet.path", str(self.folder / "wallets"), "--wallet.name", name, "--wallet.hotkey", "default"),
+            *("--database", str(self.database_path(name)), "--no-auto_update"),
+        ]
+
+    def _start(self, name: str, command: list[str]) -> None:
+        with open(self.log_path(name), "wb") as log:
+            self.processes[name] = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,  # Ctrl-C is for the demo, which ends its processes in its own order
+            )
+
+
+def _free_port(address: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,1 @@
+"""The miner: says what its machine is, and leases it."""

@@ -1,0 +1,71 @@
+"""Who may call this miner, by the last snapshot of the subnet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from compute.access import (
+    AccessPolicy,
+    RateLimiter,
+    VersionQuorum,
+    decide,
+    priority,
+)
+from compute.chain import Metagraph, Neuron
+from compute.clock import Clock
+from compute.reasons import AccessReason
+
+logger = logging.getLogger(__name__)
+
+_PER_SECOND = 5.0
+_BURST = 60
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    callers: Mapping[str, Neuron]
+    quorum: VersionQuorum
+    known: bool
+
+
+class MinerGate:
+    """A ``transport.server.Gate``. ``update`` swaps a whole snapshot, so the server's thread needs no lock."""
+
+    def __init__(self, policy: AccessPolicy, clock: Clock) -> None:
+        self._policy = policy
+        self._limiter = RateLimiter(clock, per_second=_PER_SECOND, burst=_BURST)
+        self._snapshot = _Snapshot({}, VersionQuorum(0, 0), known=False)
+
+    def update(self, metagraph: Metagraph) -> None:
+        """Decide by ``metagraph`` from now on."""
+        validators = [neuron.version for neuron in metagraph.neurons if neuron.validator_permit]
+        self._snapshot = _Snapshot(
+            callers=metagraph.by_hotkey,
+            quorum=VersionQuorum.count(validators, self._policy.minimal_version),
+            known=True,
+        )
+
+    def refusal(self, hotkey: str, synapse_name: str) -> str | None:
+        snapshot = self._snapshot
+        decision = decide(
+            hotkey,
+            snapshot.callers.get(hotkey),
+            policy=self._policy,
+            quorum=snapshot.quorum,
+            metagraph_known=snapshot.known,
+        )
+        if not decision.allowed:
+            details = {"synapse": synapse_name, "hotkey": hotkey[:48], "reason": decision.reason}
+            logger.info("caller refused", extra=details)
+            return decision.reason.value
+        return None
+
+    def overuse(self, hotkey: str) -> str | None:
+        """Like ``refusal``, of a caller whose signature is verified: whether it has asked too often."""
+        return AccessReason.RATE_LIMITED.value if self._limiter.take(hotkey) > 0 else None
+
+    def priority(self, hotkey: str, synapse_name: str) -> float:
+        neuron = self._snapshot.callers.get(hotkey)
+        return priority(neuron.stake if neuron is not None else 0.0, synapse_name)

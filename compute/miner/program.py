@@ -1,0 +1,185 @@
+"""Builds a miner from its options and runs it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+from compute import __version__
+from compute.access import AccessPolicy
+from compute.allocation.keys import SecretBox
+from compute.allocation.leases import LeaseStore
+from compute.allocation.local import LocalRuntime
+from compute.allocation.manager import LeaseManager
+from compute.allocation.runtime import Runtime
+from compute.allocation.service import AllocateService
+from compute.chain import SubtensorChain
+from compute.clock import SystemClock
+from compute.errors import ComputeError, ConfigError
+from compute.hardware import CpuDevices, Hardware, SystemHardware
+from compute.miner.gate import MinerGate
+from compute.miner.service import MinerService
+from compute.neuron import EXIT_CONFIG, EXIT_OK, load_wallet, run_neuron
+from compute.options import MinerOptions, RuntimeKind
+from compute.renter.output import Output
+from compute.signing import SignerMemory
+from compute.store import Database
+from compute.telemetry import logs
+from compute.transport.server import AxonServer
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 6.0
+_LOCAL_POLL_SECONDS = 0.5
+
+
+def run(options: MinerOptions) -> int:
+    """Run until stopped; returns the exit code."""
+
+    async def main() -> None:
+        logs.configure(options.logging, program="miner")
+        await serve(options, hardware_of(options), runtime_of(options))
+
+    return run_neuron(main)
+
+
+async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime) -> None:
+    """Serve ``hardware`` through ``runtime`` until cancelled.
+
+    Raises:
+        ComputeError: the neuron cannot start; the message says what to do.
+    """
+    wallet = load_wallet(options.wallet)
+    own_hotkey = str(wallet.hotkey.ss58_address)
+    details = {"version": __version__, "hotkey": own_hotkey, "netuid": options.netuid}
+    logger.info("miner starts", extra=details)
+    if options.auto_update:
+        logger.info("this release does not update itself; update by hand, as the README says")
+    clock = SystemClock()
+    database = Database(options.database)
+    chain = SubtensorChain(options.subtensor.endpoint, options.netuid, wallet)
+    manager = LeaseManager(
+        store=LeaseStore(database, SecretBox.from_key_file(key_file_of(options))),
+        runtime=runtime,
+        specs=hardware.specs,
+        clock=clock,
+        ssh_port=options.ssh_port,
+    )
+    gate = MinerGate(AccessPolicy.from_options(options), clock)
+    try:
+        server = AxonServer(
+            wallet,
+            gate,
+            ip=options.axon.ip,
+            port=options.axon.port,
+            external_ip=options.axon.external_ip,
+            external_port=options.axon.external_port,
+            max_workers=options.axon.max_workers,
+        )
+        await manager.start()
+        await MinerService(
+            hotkey=wallet.hotkey,
+            own_hotkey=own_hotkey,
+            chain=chain,
+            server=server,
+            gate=gate,
+            allocation=AllocateService(manager),
+            hardware=hardware,
+            signers=SignerMemory(database),
+            clock=clock,
+            require_signed=options.require_signed,
+            poll_seconds=_LOCAL_POLL_SECONDS if options.subtensor.is_local else _POLL_SECONDS,
+        ).run()
+    finally:
+        await manager.close()
+        await chain.close()
+        database.close()
+
+
+def hardware_of(options: MinerOptions) -> Hardware:
+    """This machine, as the options offer it."""
+    hardware = SystemHardware()
+    return CpuDevices(hardware, options.cpu_devices) if options.cpu_devices else hardware
+
+
+def runtime_of(options: MinerOptions) -> Runtime:
+    """What leases run in.
+
+    Raises:
+        ConfigError: the Docker runtime is asked for, which this release does not have.
+    """
+    if options.runtime is RuntimeKind.LOCAL:
+        return local_runtime(options)
+    raise ConfigError(
+        "the Docker runtime is not part of this release. On a chain on this machine, use --miner.runtime local"
+    )
+
+
+def local_runtime(options: MinerOptions, kind: type[LocalRuntime] = LocalRuntime) -> LocalRuntime:
+    """The local runtime in the miner's data folder.
+
+    Raises:
+        ConfigError: the chain is not on this machine.
+    """
+    return kind(
+        data_folder(options) / "leases", chain_endpoint=options.subtensor.endpoint, bind_address=options.ssh_host
+    )
+
+
+def data_folder(options: MinerOptions) -> Path:
+    """Where the miner keeps what is no row of its database: beside it, so that two miners never share it."""
+    return options.database.absolute().with_suffix(".data")
+
+
+def key_file_of(options: MinerOptions) -> Path:
+    """The key (mode 0600) under which the database keeps connection data."""
+    folder = data_folder(options)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder / "lease.key"
+
+
+def status(options: MinerOptions) -> int:
+    """Print the machine and its lease as the database has it; returns the exit code."""
+    output = Output(sys.stdout, sys.stderr, as_json=options.json)
+    try:
+        machine = hardware_of(options).specs()
+        database = Database(options.database)
+        try:
+            lease = LeaseStore(database, SecretBox.from_key_file(key_file_of(options))).holder()
+        finally:
+            database.close()
+    except ComputeError as error:
+        output.error(str(error), reason=None, advice="Name the miner's database with --database.")
+        return EXIT_CONFIG
+    models = sorted({gpu.name for gpu in machine.gpus})
+    state = {
+        "gpus": [{"name": gpu.name, "capacity_mib": gpu.capacity_mib} for gpu in machine.gpus],
+        "cpu_count": machine.cpu_count,
+        "ram_total": machine.ram_total,
+        "disk_free": machine.disk_free,
+        "has_docker": machine.has_docker,
+        "lease": None
+        if lease is None
+        else {
+            "state": lease.state.value,
+            "kind": lease.kind.value,
+            "owner": lease.owner.hotkey,
+            "ends_in_seconds": round(lease.ends_at - time.time()),
+        },
+    }
+    if options.json:
+        output.data(state)
+        return EXIT_OK
+    output.pairs(
+        {
+            "GPUs": f"{len(machine.gpus)} × {' / '.join(models)}" if models else "none",
+            "CPUs": str(machine.cpu_count),
+            "RAM": f"{machine.ram_total / 2**30:.0f} GiB",
+            "free disk": f"{machine.disk_free / 2**30:.0f} GiB",
+            "Docker": "yes" if machine.has_docker else "no",
+            "lease": "none" if lease is None else f"{lease.state.value}, {lease.kind.value} of {lease.owner.hotkey}",
+        }
+    )
+    return EXIT_OK

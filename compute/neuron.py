@@ -1,0 +1,99 @@
+"""What both neurons do around their service: keys, signals, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from compute.errors import ChainError, ComputeError, ConfigError
+from compute.options import WalletOptions
+
+logger = logging.getLogger(__name__)
+
+EXIT_OK = 0
+EXIT_CRASH = 1
+EXIT_CONFIG = 2
+EXIT_CHAIN = 3
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def load_environment() -> None:
+    """Read ``.env`` of the working directory, or of the repository, into the environment; what is set there wins."""
+    from dotenv import find_dotenv, load_dotenv
+
+    here = find_dotenv(usecwd=True)
+    load_dotenv(here or Path(__file__).resolve().parent.parent / ".env")
+
+
+def load_wallet(options: WalletOptions) -> Any:
+    """Open a wallet whose hotkey and public coldkey are readable without a password.
+
+    Raises:
+        ConfigError: a key file is missing, unreadable or encrypted.
+    """
+    import bittensor
+
+    wallet = bittensor.Wallet(name=options.name, hotkey=options.hotkey, path=options.path)
+    try:
+        _ = wallet.hotkey.ss58_address, wallet.coldkeypub.ss58_address
+    except Exception as error:  # the wallet library raises types of its own, which it does not export
+        raise ConfigError(
+            f"wallet {options.name!r} with hotkey {options.hotkey!r} in {options.path}: {error}. Create it with: "
+            f"btcli wallet create --wallet.name {options.name} --wallet.hotkey {options.hotkey}"
+        ) from error
+    return wallet
+
+
+def run_neuron(main: Callable[[], Awaitable[None]]) -> int:
+    """Run ``main`` until it ends or SIGINT or SIGTERM cancels it; returns the process's exit code.
+
+    0 after a clean end, 2 for a configuration that a restart does not mend, 3 for the chain, 1 for anything else.
+    """
+    try:
+        asyncio.run(_until_signalled(main))
+    except ConfigError as error:
+        logger.error("%s", error)
+        return EXIT_CONFIG
+    except ChainError as error:
+        logger.error("%s", error)
+        return EXIT_CHAIN
+    except ComputeError as error:
+        logger.error("%s", error)
+        return EXIT_CRASH
+    except Exception:
+        logger.exception("the neuron failed")
+        return EXIT_CRASH
+    return EXIT_OK
+
+
+async def _until_signalled(main: Callable[[], Awaitable[None]]) -> None:
+    task = asyncio.ensure_future(main())
+    loop = asyncio.get_running_loop()
+    signalled = False
+
+    def stop(name: str) -> None:
+        nonlocal signalled
+        if signalled:
+            logger.warning("%s again: ending at once", name)
+            # Whatever the stop hangs on, the operator has waited long enough.
+            sys.stderr.flush()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+        signalled = True
+        logger.info("stopping", extra={"signal": name})
+        task.cancel()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop, signal.Signals(number).name)
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,101 @@
+"""``register.py`` from argv to exit code. The SDK is imported only once a command is known to make sense."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, TextIO
+
+from compute.clock import Clock, SystemClock
+from compute.errors import ComputeError
+from compute.renter.options import Invocation, RenterOptions, parse_renter
+
+if TYPE_CHECKING:
+    from compute.renter.running import Terminal
+    from compute.renter.service import RenterService
+
+OpenService = Callable[[RenterOptions], "AbstractAsyncContextManager[RenterService]"]
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    open_service: OpenService | None = None,
+    terminal: Terminal | None = None,
+    clock: Clock | None = None,
+    stdout: TextIO | None = None,
+    stderr: TextIO | None = None,
+    width: int | None = None,
+) -> int:
+    """Run one command, or the shell; returns the exit code. Everything it touches may be given by a test."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    invocation = parse_renter(words, os.environ if environ is None else environ)
+    return _run(
+        invocation,
+        words,
+        open_service=open_service,
+        terminal=terminal,
+        clock=clock or SystemClock(),
+        stdout=stdout or sys.stdout,
+        stderr=stderr or sys.stderr,
+        width=width,
+    )
+
+
+def _run(
+    invocation: Invocation,
+    words: Sequence[str],
+    *,
+    open_service: OpenService | None,
+    terminal: Terminal | None,
+    clock: Clock,
+    stdout: TextIO,
+    stderr: TextIO,
+    width: int | None,
+) -> int:
+    from compute.renter.commands import COMMANDS, Context
+    from compute.renter.failures import Exit, report
+    from compute.renter.output import Output
+    from compute.renter.running import Runner, SystemTerminal
+    from compute.renter.shell import Shell
+
+    output = Output(stdout, stderr, as_json=invocation.as_json, width=width)
+    try:
+        with Runner() as runner:
+            opening = (open_service or _open_real_service)(invocation.options)
+            service = runner.run(opening.__aenter__())
+            try:
+                context = Context(
+                    service=service,
+                    output=output,
+                    runner=runner,
+                    terminal=terminal or SystemTerminal(sys.stdin, stderr),
+                    clock=clock,
+                    arguments=invocation.arguments,
+                    remote=invocation.remote,
+                    repeat=shlex.join(["register.py", *words, "--yes"]),
+                )
+                if invocation.command == "shell":
+                    return Shell(context).run()
+                return COMMANDS[invocation.command](context)
+            finally:
+                runner.run(opening.__aexit__(None, None, None))
+    except ComputeError as error:
+        return report(error, output)
+    except KeyboardInterrupt:
+        output.note("interrupted")
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough; flushing at exit would only fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+
+
+def _open_real_service(options: RenterOptions) -> AbstractAsyncContextManager[RenterService]:
+    from compute.renter.wiring import open_service
+
+    return open_service(options)

@@ -1,0 +1,99 @@
+"""From an error to an exit code, and to the next thing to do."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from compute.errors import (
+    CallError,
+    ChainError,
+    ComputeError,
+    ConfigError,
+    HostKeyMismatch,
+    LeaseError,
+    NotFound,
+    NotRegistered,
+    SshError,
+    StoreError,
+    UsageError,
+)
+from compute.reasons import Refusal
+from compute.renter.output import Output
+
+
+class Exit(IntEnum):
+    """The documented exit codes."""
+
+    OK = 0
+    LOCAL = 1
+    USAGE = 2
+    CHAIN = 3
+    NETWORK = 4
+    NOT_FOUND = 5
+    REFUSED = 6
+    INTERRUPTED = 130
+
+
+_CODES: tuple[tuple[type[ComputeError], Exit], ...] = (
+    (UsageError, Exit.USAGE),
+    (ChainError, Exit.CHAIN),
+    (CallError, Exit.NETWORK),
+    (SshError, Exit.NETWORK),
+    (NotFound, Exit.NOT_FOUND),
+    (LeaseError, Exit.REFUSED),
+)
+
+_REFUSAL_ADVICE = {
+    Refusal.BUSY: "Somebody has the machine. See what is free: register.py offers",
+    Refusal.STARTING: "Give it back and rent another: register.py deallocate NAME",
+    Refusal.NOT_OWNER: "The miner knows another owner. Drop the record: register.py deallocate NAME --forget",
+    Refusal.NO_LEASE: "The miner holds it no longer. Drop the record: register.py deallocate NAME --forget",
+    Refusal.UNPINNED: "Update of the miner pending; to accept the risk, add --trust-first-use.",
+    Refusal.BAD_ANSWER: "Take another miner, and penalize this one: register.py penalize HOTKEY",
+    Refusal.UNSUPPORTED: "This miner cannot do it. Take another: register.py offers",
+    Refusal.BAD_SIGNATURE: "Check that this is the wallet that rented: --wallet.name, --wallet.hotkey",
+}
+_SHORT_OF = frozenset(
+    {Refusal.CPU_COUNT, Refusal.RAM, Refusal.DISK, Refusal.GPU_COUNT, Refusal.GPU_MEMORY, Refusal.GPU_TYPE}
+)
+
+
+def exit_code(error: ComputeError) -> Exit:
+    """The exit code of the command line for ``error``."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), Exit.LOCAL)
+
+
+def advice(error: ComputeError) -> str:
+    """The next thing to do, in one line."""
+    if isinstance(error, LeaseError):
+        if error.reason in _SHORT_OF:
+            return "Ask for less, or see who has more: register.py offers --all"
+        return _REFUSAL_ADVICE.get(error.reason, "Try again in a minute, or take another: register.py offers")
+    for kind, text in _ADVICE:
+        if isinstance(error, kind):
+            return text
+    return "Run it again; if that does not help, report it."
+
+
+_ADVICE: tuple[tuple[type[ComputeError], str], ...] = (
+    (UsageError, "All options: register.py --help"),
+    (NotRegistered, "Register this hotkey on the subnet first: btcli subnet register"),
+    (ChainError, "Check --subtensor.network and --netuid, or try another node with --subtensor.chain_endpoint."),
+    (CallError, "The miner may be down or may not accept you. Try again, or take another: register.py offers"),
+    (
+        HostKeyMismatch,
+        "Do not log in. Ask the miner: register.py show NAME; or leave: register.py deallocate NAME",
+    ),
+    (SshError, "Is it up? register.py show NAME; to bring it up again: register.py restart NAME"),
+    (NotFound, "See what there is: register.py list, register.py offers --all"),
+    (StoreError, "Check the files named with --database and --key.file."),
+    (ConfigError, "Check --wallet.name, --wallet.hotkey, --wallet.path and --config.file."),
+)
+
+
+def report(error: ComputeError, output: Output, *, subject: str | None = None) -> Exit:
+    """Print ``error`` with what to do next; returns its exit code."""
+    reason = error.reason.value if isinstance(error, LeaseError) else None
+    text = f"{subject}: {error}" if subject else str(error)
+    output.error(text, reason=reason, advice=advice(error))
+    return exit_code(error)

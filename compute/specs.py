@@ -1,0 +1,192 @@
+"""What a machine says that it is: typed, to and from the wire's JSON. Pure; every byte parsed here is hostile."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from compute.errors import ComputeError
+
+MAX_SPECS_CHARACTERS = 64 * 1024
+MAX_GPUS = 64
+_MAX_BYTES = 1 << 60
+
+
+class SpecsError(ComputeError):
+    """A peer's specs are not what the protocol says: the message says where."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as its machine describes it: a claim until proven."""
+
+    name: str
+    capacity_mib: int
+    uuid: str | None = None
+    driver: str | None = None
+    pci: str | None = None
+
+
+@dataclass(frozen=True)
+class MachineSpecs:
+    """A machine as it describes itself. Memory and disk in bytes, GPU memory in MiB, frequencies in MHz."""
+
+    cpu_count: int
+    cpu_frequency_mhz: float
+    ram_total: int
+    ram_available: int
+    ram_used: int
+    ram_free: int
+    disk_total: int
+    disk_used: int
+    disk_free: int
+    gpus: tuple[Gpu, ...] = ()
+    swap_total: int = 0
+    swap_used: int = 0
+    swap_free: int = 0
+    graphics_speed_mhz: int = 0
+    memory_speed_mhz: int = 0
+    has_docker: bool = False
+    version: int = 0
+
+    def with_gpus(self, gpus: tuple[Gpu, ...]) -> MachineSpecs:
+        """The same machine with other GPUs."""
+        return replace(self, gpus=gpus)
+
+    def hardware_key(self) -> str:
+        """What must not change during a lease: GPUs, CPU count, total memory to the GiB."""
+        gpus = sorted((gpu.name, gpu.capacity_mib, gpu.uuid or "") for gpu in self.gpus)
+        return json.dumps([gpus, self.cpu_count, self.ram_total >> 30])
+
+    def to_json(self) -> str:
+        """The wire's JSON. ``gpu.capacity`` is the sum over the GPUs, in MiB."""
+        return json.dumps(
+            {
+                "cpu": {"count": self.cpu_count, "frequency": self.cpu_frequency_mhz},
+                "gpu": {
+                    "count": len(self.gpus),
+                    "capacity": sum(gpu.capacity_mib for gpu in self.gpus),
+                    "details": [_gpu_to_wire(gpu) for gpu in self.gpus],
+                    "graphics_speed": self.graphics_speed_mhz,
+                    "memory_speed": self.memory_speed_mhz,
+                },
+                "hard_disk": {"total": self.disk_total, "used": self.disk_used, "free": self.disk_free},
+                "ram": {
+                    "total": self.ram_total,
+                    "available": self.ram_available,
+                    "used": self.ram_used,
+                    "free": self.ram_free,
+                    "swap_total": self.swap_total,
+                    "swap_used": self.swap_used,
+                    "swap_free": self.swap_free,
+                },
+                "has_docker": self.has_docker,
+                "version": self.version,
+            },
+            separators=(",", ":"),
+        )
+
+
+def _gpu_to_wire(gpu: Gpu) -> dict[str, object]:
+    wire = {key: value for key, value in asdict(gpu).items() if value is not None and key != "capacity_mib"}
+    return {**wire, "capacity": gpu.capacity_mib}
+
+
+class _Wire(BaseModel):
+    # Unknown fields from peers are ignored; numbers given as text are not numbers.
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class _WireCpu(_Wire):
+    count: int = Field(0, ge=0, le=1 << 16)
+    frequency: float = Field(0, ge=0, le=1e6)
+
+
+class _WireGpu(_Wire):
+    name: str = Field(min_length=1, max_length=128, pattern=r"^[ -~]+$")
+    capacity: float = Field(ge=0, le=1 << 24)
+    uuid: str | None = Field(None, max_length=128, pattern=r"^[!-~]*$")
+    driver: str | None = Field(None, max_length=64, pattern=r"^[ -~]*$")
+    pci: str | None = Field(None, max_length=64, pattern=r"^[ -~]*$")
+
+
+class _WireGpus(_Wire):
+    count: int = Field(0, ge=0, le=MAX_GPUS)
+    details: list[_WireGpu] = Field(default_factory=list, max_length=MAX_GPUS)
+    graphics_speed: float = Field(0, ge=0, le=1e6)
+    memory_speed: float = Field(0, ge=0, le=1e6)
+
+
+class _WireDisk(_Wire):
+    total: int = Field(0, ge=0, le=_MAX_BYTES)
+    used: int = Field(0, ge=0, le=_MAX_BYTES)
+    free: int = Field(0, ge=0, le=_MAX_BYTES)
+
+
+class _WireRam(_WireDisk):
+    available: int = Field(0, ge=0, le=_MAX_BYTES)
+    swap_total: int = Field(0, ge=0, le=_MAX_BYTES)
+    swap_used: int = Field(0, ge=0, le=_MAX_BYTES)
+    swap_free: int = Field(0, ge=0, le=_MAX_BYTES)
+
+
+class _WireSpecs(_Wire):
+    cpu: _WireCpu
+    gpu: _WireGpus
+    hard_disk: _WireDisk
+    ram: _WireRam
+    has_docker: bool = False
+    version: int = Field(0, ge=0, le=1 << 20)
+
+
+def parse_specs(text: str) -> MachineSpecs:
+    """Parse a peer's ``specs_output``.
+
+    Raises:
+        SpecsError: too long, not JSON, or a field is missing, mistyped or out of bounds.
+    """
+    if len(text) > MAX_SPECS_CHARACTERS:
+        raise SpecsError(f"specs are {len(text)} characters long; at most {MAX_SPECS_CHARACTERS} are read")
+    try:
+        wire = _WireSpecs.model_validate(_strict_json(text))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the top level"
+        raise SpecsError(f"specs: {where}: {first['msg']}") from None
+    if wire.gpu.count != len(wire.gpu.details):
+        raise SpecsError(f"specs: gpu.count is {wire.gpu.count}, but gpu.details lists {len(wire.gpu.details)}")
+    return MachineSpecs(
+        cpu_count=wire.cpu.count,
+        cpu_frequency_mhz=wire.cpu.frequency,
+        ram_total=wire.ram.total,
+        ram_available=wire.ram.available,
+        ram_used=wire.ram.used,
+        ram_free=wire.ram.free,
+        swap_total=wire.ram.swap_total,
+        swap_used=wire.ram.swap_used,
+        swap_free=wire.ram.swap_free,
+        disk_total=wire.hard_disk.total,
+        disk_used=wire.hard_disk.used,
+        disk_free=wire.hard_disk.free,
+        gpus=tuple(
+            Gpu(name=gpu.name, capacity_mib=int(gpu.capacity), uuid=gpu.uuid, driver=gpu.driver, pci=gpu.pci)
+            for gpu in wire.gpu.details
+        ),
+        graphics_speed_mhz=int(wire.gpu.graphics_speed),
+        memory_speed_mhz=int(wire.gpu.memory_speed),
+        has_docker=wire.has_docker,
+        version=wire.version,
+    )
+
+
+def _strict_json(text: str) -> Any:
+    def refuse_constant(name: str) -> NoReturn:
+        raise SpecsError(f"specs: {name} is not a number")
+
+    try:
+        return json.loads(text, parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise SpecsError(f"specs are not JSON: {type(error).__name__}") from None

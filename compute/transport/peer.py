@@ -1,0 +1,36 @@
+"""What the rest of the code knows of a peer and of calling one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from compute.protocol import Synapse
+
+S = TypeVar("S", bound="Synapse")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A neuron's axon as the chain announces it."""
+
+    hotkey: str
+    ip: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.hotkey[:8]}… at {self.ip}:{self.port}"
+
+
+class Caller(Protocol):
+    """Sends a synapse to a peer and returns the filled one."""
+
+    async def call(self, peer: Peer, synapse: S, *, timeout_seconds: float) -> S:
+        """Send ``synapse``; calls to one axon go one after the other, in the order in which they were made.
+
+        ``timeout_seconds`` bounds the request itself, not the wait for its turn.
+
+        Raises:
+            CallError: no connection, no answer in time, a refusal (its status), or an answer that is not one.
+        """

@@ -1,0 +1,1 @@
+"""The validator: finds out what the miners' machines are, and sets weights by it."""

@@ -1,0 +1,288 @@
+"""What the validator knows: specs, verdicts, scores and the journal of weights, in SQLite.
+
+Facts are kept by hotkey, so the new owner of a uid inherits nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from compute.proof.models import MachineVerdict
+from compute.reasons import ProofReason
+from compute.store import Database
+
+_SCHEMA = (
+    """
+    CREATE TABLE specs (
+        hotkey TEXT PRIMARY KEY, at REAL NOT NULL, block INTEGER NOT NULL,
+        reason TEXT NOT NULL, specs TEXT, detail TEXT NOT NULL
+    );
+    CREATE TABLE verdict (
+        id INTEGER PRIMARY KEY, hotkey TEXT NOT NULL, at REAL NOT NULL, block INTEGER NOT NULL, seconds REAL NOT NULL,
+        reason TEXT NOT NULL, claim_gpu TEXT NOT NULL, claim_count INTEGER NOT NULL,
+        gpu TEXT, count INTEGER NOT NULL, tflops16 REAL, devices TEXT NOT NULL, detail TEXT NOT NULL
+    );
+    CREATE INDEX verdict_of_hotkey ON verdict (hotkey, id);
+    CREATE TABLE score (
+        hotkey TEXT PRIMARY KEY, uid INTEGER NOT NULL, at REAL NOT NULL, block INTEGER NOT NULL,
+        total REAL NOT NULL, reason TEXT NOT NULL, breakdown TEXT NOT NULL
+    );
+    CREATE TABLE weights_journal (
+        id INTEGER PRIMARY KEY, at REAL NOT NULL, block INTEGER NOT NULL, state TEXT NOT NULL,
+        weights TEXT NOT NULL, detail TEXT NOT NULL
+    )
+    """,
+)
+
+_VERDICTS_KEPT_PER_HOTKEY = 200
+_JOURNAL_KEPT = 500
+_ABSENT_KEPT_SECONDS = 7 * 86_400.0
+
+
+@dataclass(frozen=True)
+class SpecsFact:
+    """The last answer to ``Specs``; ``specs`` is the JSON text of the last that had one. Times are Unix seconds."""
+
+    hotkey: str
+    at: float
+    block: int
+    reason: ProofReason
+    specs: str | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class VerdictFact:
+    """One proof of one machine, and how long it took in seconds. ``tflops16`` is the sum over its devices."""
+
+    id: int
+    hotkey: str
+    at: float
+    block: int
+    seconds: float
+    reason: ProofReason
+    claim_gpu: str
+    claim_count: int
+    gpu: str | None
+    count: int
+    tflops16: float | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class VerdictHistory:
+    """What matters of a hotkey's verdicts: the last, the last that was ok, and the failures since."""
+
+    latest: VerdictFact | None = None
+    last_ok: VerdictFact | None = None
+    failures: int = 0
+
+
+@dataclass(frozen=True)
+class ScoreFact:
+    """The score of one hotkey as the last weights used it; ``breakdown`` is plain data for people."""
+
+    hotkey: str
+    uid: int
+    total: float
+    reason: ProofReason
+    breakdown: Mapping[str, Any]
+
+
+class WeightsState(str, Enum):
+    """How far a vector of weights got. Only ``CONFIRMED`` and ``FAILED`` are ends."""
+
+    INTENT = "intent"
+    SUBMITTED = "submitted"
+    CONFIRMED = "confirmed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class WeightsEntry:
+    """One entry of the journal: the u16 weights by uid that were meant, and what became of them."""
+
+    id: int
+    at: float
+    block: int
+    state: WeightsState
+    weights: Mapping[int, int]
+    detail: str
+
+
+class FactStore:
+    """The validator's tables. Every method may raise StoreError; every write is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        database.migrate("validator", _SCHEMA)
+        self._database = database
+
+    def record_specs(self, facts: Iterable[SpecsFact]) -> None:
+        """Replace what is known of these hotkeys' specs; an answer without specs keeps the text of the last with."""
+        rows = [(fact.hotkey, fact.at, fact.block, fact.reason.value, fact.specs, fact.detail) for fact in facts]
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO specs VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (hotkey) DO UPDATE SET at = excluded.at,"
+                " block = excluded.block, reason = excluded.reason, specs = coalesce(excluded.specs, specs),"
+                " detail = excluded.detail",
+                rows,
+            )
+
+    def specs(self) -> dict[str, SpecsFact]:
+        """The last specs by hotkey."""
+        return {
+            row["hotkey"]: SpecsFact(
+                row["hotkey"], row["at"], row["block"], ProofReason(row["reason"]), row["specs"], row["detail"]
+            )
+            for row in self._database.query("SELECT * FROM specs")
+        }
+
+    def record_verdict(self, hotkey: str, verdict: MachineVerdict, *, at: float, block: int, seconds: float) -> None:
+        """Append a verdict and forget the oldest beyond what is kept."""
+        rates = [device.tflops16 for device in verdict.devices if device.tflops16 is not None]
+        devices = json.dumps([asdict(device) for device in verdict.devices])
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO verdict (hotkey, at, block, seconds, reason, claim_gpu, claim_count, gpu, count, tflops16,"
+                " devices, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    hotkey,
+                    at,
+                    block,
+                    seconds,
+                    verdict.reason.value,
+                    verdict.claim.gpu,
+                    verdict.claim.count,
+                    verdict.gpu,
+                    verdict.count,
+                    sum(rates) if rates else None,
+                    devices,
+                    verdict.detail,
+                ),
+            )
+            connection.execute(
+                "DELETE FROM verdict WHERE hotkey = ?1 AND id NOT IN"
+                " (SELECT id FROM verdict WHERE hotkey = ?1 ORDER BY id DESC LIMIT ?2)"
+                " AND id NOT IN (SELECT max(id) FROM verdict WHERE hotkey = ?1 AND reason = 'ok')",
+                (hotkey, _VERDICTS_KEPT_PER_HOTKEY),
+            )
+
+    def histories(self) -> dict[str, VerdictHistory]:
+        """What matters of every hotkey's verdicts."""
+        rows = self._database.query(
+            """
+            WITH ends AS (
+                SELECT hotkey, max(id) AS latest, max(CASE WHEN reason = 'ok' THEN id END) AS last_ok
+                FROM verdict GROUP BY hotkey
+            )
+            SELECT verdict.*, ends.latest AS latest_id, ends.last_ok AS last_ok_id, (
+                SELECT count(*) FROM verdict AS later
+                WHERE later.hotkey = ends.hotkey AND later.id > coalesce(ends.last_ok, 0)
+            ) AS failures
+            FROM ends JOIN verdict ON verdict.id IN (ends.latest, ends.last_ok)
+            """
+        )
+        histories: dict[str, VerdictHistory] = {}
+        for row in rows:
+            known = histories.get(row["hotkey"], VerdictHistory())
+            fact = _verdict(row)
+            histories[row["hotkey"]] = VerdictHistory(
+                latest=fact if row["id"] == row["latest_id"] else known.latest,
+                last_ok=fact if row["id"] == row["last_ok_id"] else known.last_ok,
+                failures=row["failures"],
+            )
+        return histories
+
+    def verdicts(self, hotkey: str) -> list[VerdictFact]:
+        """All verdicts that are kept of one hotkey, oldest first."""
+        return [
+            _verdict(row)
+            for row in self._database.query("SELECT * FROM verdict WHERE hotkey = ? ORDER BY id", (hotkey,))
+        ]
+
+    def record_scores(self, scores: Iterable[ScoreFact], *, at: float, block: int) -> None:
+        """Replace all scores."""
+        rows = [
+            (fact.hotkey, fact.uid, at, block, fact.total, fact.reason.value, json.dumps(fact.breakdown))
+            for fact in scores
+        ]
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM score")
+            connection.executemany("INSERT INTO score VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def scores(self) -> list[ScoreFact]:
+        """The last scores, by uid."""
+        return [
+            ScoreFact(row["hotkey"], row["uid"], row["total"], ProofReason(row["reason"]), json.loads(row["breakdown"]))
+            for row in self._database.query("SELECT * FROM score ORDER BY uid")
+        ]
+
+    def begin_weights(self, weights: Mapping[int, int], *, at: float, block: int) -> int:
+        """Write down what is about to be submitted; returns the entry's id."""
+        with self._database.transaction() as connection:
+            cursor = connection.execute(
+                "INSERT INTO weights_journal (at, block, state, weights, detail) VALUES (?, ?, ?, ?, '')",
+                (at, block, WeightsState.INTENT.value, json.dumps(sorted(weights.items()))),
+            )
+            connection.execute("DELETE FROM weights_journal WHERE id <= ?", ((cursor.lastrowid or 0) - _JOURNAL_KEPT,))
+            return int(cursor.lastrowid or 0)
+
+    def advance_weights(self, entry: int, state: WeightsState, detail: str = "") -> None:
+        """Note what became of an entry."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE weights_journal SET state = ?, detail = ? WHERE id = ?", (state.value, detail, entry)
+            )
+
+    def last_weights(self, states: Collection[WeightsState] = tuple(WeightsState)) -> WeightsEntry | None:
+        """The newest entry of the journal whose state is one of ``states``."""
+        marks = ", ".join("?" * len(states))
+        rows = self._database.query(
+            f"SELECT * FROM weights_journal WHERE state IN ({marks}) ORDER BY id DESC LIMIT 1",  # noqa: S608
+            [state.value for state in states],
+        )
+        if not rows:
+            return None
+        row = rows[0]
+        weights = {int(uid): int(weight) for uid, weight in json.loads(row["weights"])}
+        return WeightsEntry(row["id"], row["at"], row["block"], WeightsState(row["state"]), weights, row["detail"])
+
+    def confirmed_count(self) -> int:
+        """How many vectors the chain was seen to hold."""
+        rows = self._database.query(
+            "SELECT count(*) AS n FROM weights_journal WHERE state = ?", (WeightsState.CONFIRMED.value,)
+        )
+        return int(rows[0]["n"])
+
+    def forget_absent(self, present: Collection[str], now: float) -> None:
+        """Drop the facts of hotkeys that left the subnet a week ago or more."""
+        with self._database.transaction() as connection:
+            connection.execute("CREATE TEMP TABLE IF NOT EXISTS present (hotkey TEXT PRIMARY KEY)")
+            connection.execute("DELETE FROM present")
+            connection.executemany("INSERT OR IGNORE INTO present VALUES (?)", [(hotkey,) for hotkey in present])
+            for table in ("specs", "verdict"):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE at < ? AND hotkey NOT IN (SELECT hotkey FROM present)",  # noqa: S608
+                    (now - _ABSENT_KEPT_SECONDS,),
+                )
+
+
+def _verdict(row: Any) -> VerdictFact:
+    return VerdictFact(
+        id=row["id"],
+        hotkey=row["hotkey"],
+        at=row["at"],
+        block=row["block"],
+        seconds=row["seconds"],
+        reason=ProofReason(row["reason"]),
+        claim_gpu=row["claim_gpu"],
+        claim_count=row["claim_count"],
+        gpu=row["gpu"],
+        count=row["count"],
+        tflops16=row["tflops16"],
+        detail=row["detail"],
+    )

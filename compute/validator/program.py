@@ -1,0 +1,148 @@
+"""Builds a validator from its options and runs it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from compute import __version__, __version_as_int__
+from compute.access import AccessLists
+from compute.allocation.answers import SignedAnswers
+from compute.allocation.client import AllocationClient
+from compute.chain import SubtensorChain
+from compute.clock import SystemClock
+from compute.config import load_config
+from compute.errors import ComputeError, ExtrinsicRefused
+from compute.keypairs import verify_signature
+from compute.neuron import EXIT_CONFIG, EXIT_OK, load_wallet, run_neuron
+from compute.options import ValidatorOptions
+from compute.renter.evidence import RentalEvidence
+from compute.renter.output import Column, Output
+from compute.signing import SignerMemory
+from compute.store import Database
+from compute.telemetry import logs
+from compute.transport.caller import DendriteCaller
+from compute.validator.facts import FactStore
+from compute.validator.service import Leases, ValidatorService, ValidatorSettings
+from compute.validator.standing import QueryPolicy
+from compute.validator.status import MinerRow, miner_rows
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 6.0
+_LOCAL_POLL_SECONDS = 0.5
+
+COLUMNS = (
+    Column("uid", right=True),
+    Column("hotkey", drop_order=6),
+    Column("claims", drop_order=3),
+    Column("verdict"),
+    Column("reason"),
+    Column("TFLOPS", drop_order=5, right=True),
+    Column("score", right=True),
+    Column("weight", right=True),
+    Column("leased", drop_order=4),
+)
+
+
+def run(options: ValidatorOptions) -> int:
+    """Run until stopped; returns the exit code."""
+
+    async def main() -> None:
+        logs.configure(options.logging, program="validator")
+        config = load_config(options.config_file)
+        wallet = load_wallet(options.wallet)
+        own_hotkey = str(wallet.hotkey.ss58_address)
+        database = Database(options.database)
+        evidence = RentalEvidence(database)
+        clock = SystemClock()
+        chain = SubtensorChain(options.subtensor.endpoint, options.netuid, wallet)
+        caller = DendriteCaller(wallet.hotkey, external_ip=options.axon.external_ip)
+        details = {"version": __version__, "hotkey": own_hotkey, "netuid": options.netuid}
+        logger.info("validator starts", extra=details)
+        if options.auto_update:
+            logger.info("this release does not update itself; update by hand, as the README says")
+        service = ValidatorService(
+            own_hotkey=own_hotkey,
+            chain=chain,
+            caller=caller,
+            client=AllocationClient(
+                caller, clock, signatures=SignedAnswers(verify_signature, SignerMemory(database), clock)
+            ),
+            facts=FactStore(database),
+            leases=Leases(leased=lambda: evidence.leased(clock.now()), penalized=evidence.penalized),
+            config=config,
+            settings=settings_of(options),
+            clock=clock,
+        )
+        try:
+            await _announce_version(chain, force=options.force_update_prometheus)
+            await service.run()
+        finally:
+            await caller.close()
+            await chain.close()
+            database.close()
+
+    return run_neuron(main)
+
+
+def settings_of(options: ValidatorOptions) -> ValidatorSettings:
+    """What the service is told of the command line."""
+    return ValidatorSettings(
+        policy=QueryPolicy(
+            lists=AccessLists.from_options(options.lists),
+            allow_unrecognized=options.whitelist_unrecognized,
+            updated_threshold_percent=options.updated_threshold_percent,
+        ),
+        specs_batch_size=options.specs_batch_size,
+        specs_interval_blocks=options.specs_interval_blocks,
+        proof_interval_blocks=options.proof_interval_blocks,
+        perform_hardware_query=options.perform_hardware_query,
+        rounds=options.rounds,
+        poll_seconds=_LOCAL_POLL_SECONDS if options.subtensor.is_local else _POLL_SECONDS,
+    )
+
+
+async def _announce_version(chain: SubtensorChain, *, force: bool) -> None:
+    try:
+        if await chain.announce_version(__version_as_int__, force=force):
+            logger.info("version published", extra={"version": __version_as_int__})
+    except ExtrinsicRefused as error:
+        # Miners then see the version that was published last: no reason not to validate.
+        logger.warning("the chain does not take our version now: %s", error)
+
+
+def status(options: ValidatorOptions) -> int:
+    """Print what the database knows of every miner; returns the exit code."""
+    output = Output(sys.stdout, sys.stderr, as_json=options.json)
+    try:
+        database = Database(options.database)
+        try:
+            rows = miner_rows(FactStore(database))
+        finally:
+            database.close()
+    except ComputeError as error:
+        output.error(str(error), reason=None, advice="Name the validator's database with --database.")
+        return EXIT_CONFIG
+    if options.json:
+        output.data([row.to_json() for row in rows])
+    elif rows:
+        output.table(COLUMNS, [cells(row) for row in rows])
+    else:
+        output.note(f"{options.database} holds no scores yet: the validator has not finished a round.")
+    return EXIT_OK
+
+
+def cells(row: MinerRow) -> list[str]:
+    """One row of the status table, as ``COLUMNS``."""
+    return [
+        str(row.uid),
+        row.hotkey[:8] + "…",
+        f"{row.claim_count} × {row.claim_gpu}" if row.claim_gpu else "–",
+        f"{row.count} × {row.gpu}" if row.gpu else "–",
+        row.reason.value,
+        f"{row.tflops16:.3g}" if row.tflops16 is not None else "–",
+        f"{row.score:.2f}",
+        f"{row.weight:.1%}",
+        "yes" if row.allocated else "",
+    ]

@@ -1,0 +1,69 @@
+"""Facts → one score per hotkey of the subnet, each with its breakdown. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+
+from compute.chain import Metagraph
+from compute.config import Config
+from compute.reasons import ProofReason
+from compute.scoring import PENALIZED, score
+from compute.specs import MachineSpecs
+from compute.validator.facts import ScoreFact, SpecsFact, VerdictHistory
+from compute.validator.standing import Standing, shared_uuids, standing
+
+
+@dataclass(frozen=True)
+class Known:
+    """Everything that scores depend on. ``allocated`` and ``penalized`` are hotkeys; ``unqueried`` as in standing."""
+
+    metagraph: Metagraph
+    own_hotkey: str
+    unqueried: Mapping[str, ProofReason]
+    specs: Mapping[str, SpecsFact]
+    machines: Mapping[str, MachineSpecs]
+    histories: Mapping[str, VerdictHistory]
+    allocated: Collection[str]
+    penalized: Collection[str]
+
+
+def score_all(known: Known, config: Config, now: float) -> list[ScoreFact]:
+    """Score every hotkey of the subnet but our own, by uid."""
+    by_registration = sorted(known.metagraph.neurons, key=lambda neuron: (neuron.registered_at, neuron.uid))
+    shared = shared_uuids(known.machines, [neuron.hotkey for neuron in by_registration])
+    facts = []
+    for neuron in known.metagraph.neurons:
+        if neuron.hotkey == known.own_hotkey:
+            continue
+        stands = _standing(known, config, neuron.hotkey, neuron.registered_at, shared, now)
+        penalties = [PENALIZED] if neuron.hotkey in known.penalized else []
+        breakdown = score(
+            stands.gpu,
+            stands.count,
+            gpu_scores=config.scores,
+            reason=ProofReason.OK if stands.is_paid else stands.reason,
+            allocated=neuron.hotkey in known.allocated,
+            penalties=penalties,
+        )
+        # A kept verdict is paid, and still says what went wrong last.
+        reason = stands.reason if stands.kept else breakdown.reason
+        details = asdict(breakdown) | {"reason": reason.value, "kept": stands.kept, "gpu": stands.gpu}
+        facts.append(ScoreFact(neuron.hotkey, neuron.uid, breakdown.total, reason, details))
+    return facts
+
+
+def _standing(
+    known: Known, config: Config, hotkey: str, registered_at: int, shared: Mapping[str, str], now: float
+) -> Standing:
+    unqueried = known.unqueried.get(hotkey)
+    if unqueried is not None:
+        return Standing(unqueried)
+    if hotkey in shared:
+        return Standing(ProofReason.SHARED_DEVICE)
+    history = known.histories.get(hotkey, VerdictHistory())
+    proven = standing(history, registered_at=registered_at, now=now, rounds=config.rounds)
+    specs = known.specs.get(hotkey)
+    if proven.reason is ProofReason.NOT_PROVEN_YET and specs is not None and specs.reason is not ProofReason.OK:
+        return Standing(specs.reason)
+    return proven

@@ -1,0 +1,140 @@
+"""Facts → who may be asked, what a miner is worth now, and when it is proven next. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from compute import __minimal_miner_version__, version_as_int
+from compute.access import AccessLists, VersionQuorum
+from compute.chain import Metagraph, Neuron
+from compute.config import RoundSettings
+from compute.proof.models import Claim
+from compute.reasons import ProofReason
+from compute.specs import MachineSpecs
+from compute.validator.facts import VerdictHistory
+
+
+@dataclass(frozen=True)
+class QueryPolicy:
+    """Which miners a validator talks to."""
+
+    lists: AccessLists
+    allow_unrecognized: bool = False
+    updated_threshold_percent: int = 60
+    minimal_version: int = version_as_int(__minimal_miner_version__)
+
+
+def unqueried(metagraph: Metagraph, own_hotkey: str, policy: QueryPolicy) -> dict[str, ProofReason]:
+    """The hotkeys that are not asked, and why; everybody else is. Our own hotkey is never asked.
+
+    Of several uids at one external IP the earliest registered keeps it. A miner that publishes no version is asked
+    only if the policy allows it, once the quorum of updated miners is reached; until then everybody is.
+    """
+    serving = [neuron for neuron in metagraph.neurons if neuron.is_serving and neuron.hotkey != own_hotkey]
+    quorum = VersionQuorum.count((neuron.version for neuron in serving), policy.minimal_version)
+    enforced = quorum.reached(policy.updated_threshold_percent)
+    keepers: dict[str, Neuron] = {}
+    for neuron in sorted(serving, key=lambda neuron: (neuron.registered_at, neuron.uid)):
+        keepers.setdefault(neuron.ip, neuron)
+    reasons: dict[str, ProofReason] = {}
+    for neuron in metagraph.neurons:
+        white = policy.lists.whitelisted(neuron.hotkey, neuron.coldkey) is not None
+        if neuron.hotkey == own_hotkey or not neuron.is_serving:
+            reasons[neuron.hotkey] = ProofReason.NOT_SERVING
+        elif policy.lists.blacklisted(neuron.hotkey, neuron.coldkey) is not None:
+            reasons[neuron.hotkey] = ProofReason.BLACKLISTED
+        elif keepers[neuron.ip].hotkey != neuron.hotkey:
+            reasons[neuron.hotkey] = ProofReason.DUPLICATE_IP
+        elif enforced and not white and neuron.version < policy.minimal_version:
+            unrecognized = neuron.version == 0
+            if not (unrecognized and policy.allow_unrecognized):
+                reasons[neuron.hotkey] = ProofReason.OLD_VERSION
+    return reasons
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a miner is worth now. ``gpu`` and ``count`` are those of the verdict that stands.
+
+    ``kept``: the last proof failed with ``reason``, but the one before stands until the retries are used up.
+    """
+
+    reason: ProofReason
+    gpu: str | None = None
+    count: int = 0
+    kept: bool = False
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether ``gpu`` and ``count`` are paid."""
+        return self.reason is ProofReason.OK or self.kept
+
+
+def standing(history: VerdictHistory, *, registered_at: int, now: float, rounds: RoundSettings) -> Standing:
+    """What a hotkey's verdicts are worth at ``now`` (Unix seconds).
+
+    Verdicts from before ``registered_at`` (a block) do not count. A failure keeps the last ok verdict for
+    ``retry_limit`` retries and twice their time: a validator that was down meanwhile does not keep it for ever.
+    """
+    latest, last_ok = history.latest, history.last_ok
+    if latest is None or latest.block < registered_at:
+        return Standing(ProofReason.NOT_PROVEN_YET)
+    if latest.reason is ProofReason.OK:
+        return Standing(ProofReason.OK, latest.gpu, latest.count)
+    window = 2 * rounds.retry_limit * max(rounds.retry_interval_seconds, 1.0)
+    if (
+        last_ok is not None
+        and last_ok.block >= registered_at
+        and history.failures <= rounds.retry_limit
+        and now - latest.at <= window
+    ):
+        return Standing(latest.reason, last_ok.gpu, last_ok.count, kept=True)
+    return Standing(latest.reason)
+
+
+def is_due(
+    history: VerdictHistory,
+    claim: Claim | None,
+    *,
+    registered_at: int,
+    block: int,
+    now: float,
+    interval_blocks: int,
+    rounds: RoundSettings,
+) -> bool:
+    """Whether a machine is to be proven: never yet, its interval is over, or a retry is due.
+
+    A retry is due after a failure, until the retries are used up, and after an ok verdict for another ``claim``
+    (None: the machine no longer claims anything, or no longer answers): ``retry_interval_seconds`` later.
+    """
+    latest = history.latest
+    if latest is None or latest.block < registered_at:
+        return True
+    if block - latest.block >= interval_blocks:
+        return True
+    if now - latest.at < rounds.retry_interval_seconds:
+        return False
+    if latest.reason is not ProofReason.OK:
+        return history.failures <= rounds.retry_limit
+    return claim != Claim(latest.claim_gpu, latest.claim_count)
+
+
+def claim_of(specs: MachineSpecs) -> Claim | None:
+    """What a machine's specs claim; None without a GPU. Mixed models claim the first: the count then falls short."""
+    if not specs.gpus:
+        return None
+    name = specs.gpus[0].name
+    return Claim(gpu=name, count=sum(gpu.name == name for gpu in specs.gpus))
+
+
+def shared_uuids(specs: Mapping[str, MachineSpecs], by_registration: Sequence[str]) -> dict[str, str]:
+    """Hotkeys that show a GPU uuid which an earlier registered hotkey shows too, and that uuid."""
+    owner: dict[str, str] = {}
+    shared: dict[str, str] = {}
+    for hotkey in by_registration:
+        machine = specs.get(hotkey)
+        for gpu in machine.gpus if machine is not None else ():
+            if gpu.uuid and owner.setdefault(gpu.uuid, hotkey) != hotkey:
+                shared[hotkey] = gpu.uuid
+    return shared

@@ -1,0 +1,24 @@
+"""The miner. ``python neurons/miner.py --help`` says how to run it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from compute.neuron import load_environment
+from compute.options import parse_miner
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run with ``argv`` (without the program's name); returns the exit code."""
+    load_environment()
+    options = parse_miner(argv, os.environ)
+    # Everything below imports the SDK, a second that --help does not have to wait for.
+    from compute.miner import program
+
+    return program.status(options) if options.status else program.run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

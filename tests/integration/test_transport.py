@@ -1,0 +1,251 @@
+"""A real Dendrite against a real Axon over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import bittensor
+import pytest
+
+from compute import signing
+from compute.errors import CallError, ConfigError
+from compute.keypairs import verify_signature
+from compute.protocol import Allocate, Specs
+from compute.transport.caller import MAX_ANSWER_BYTES, DendriteCaller
+from compute.transport.peer import Peer
+from compute.transport.server import MAX_BODY_BYTES, AxonServer, RequestContext
+
+
+class KeyWallet:
+    """The two attributes of a wallet that an Axon reads."""
+
+    def __init__(self, uri: str) -> None:
+        self.hotkey = bittensor.Keypair.create_from_uri(uri)
+        self.coldkeypub = bittensor.Keypair.create_from_uri(uri + "cold")
+
+
+class OpenGate:
+    def __init__(self) -> None:
+        self.refused: dict[str, str] = {}
+        self.calls = 0
+
+    def refusal(self, hotkey: str, synapse_name: str) -> str | None:
+        return self.refused.get(hotkey)
+
+    def overuse(self, hotkey: str) -> str | None:
+        self.calls += 1
+        return "rate_limited" if self.calls > 20 else None
+
+    def priority(self, hotkey: str, synapse_name: str) -> float:
+        return 1.0
+
+
+class OfflineDendrite(bittensor.Dendrite):
+    """The SDK's own request signing, without its look-up of our address."""
+
+    def __init__(self, keypair: Any) -> None:
+        self.uuid, self.external_ip, self.keypair, self._session = "u", "127.0.0.1", keypair, None
+
+    def __del__(self) -> None:
+        """No connection was ever opened."""
+
+
+MINER = KeyWallet("//miner")
+VALIDATOR = KeyWallet("//validator")
+
+
+@pytest.fixture
+async def gate() -> OpenGate:
+    return OpenGate()
+
+
+@pytest.fixture
+async def server(gate: OpenGate) -> AsyncIterator[AxonServer]:
+    # The SDK asserts 1024 < port < 65535, which every port of the OS fulfils.
+    server = AxonServer(MINER, gate, ip="127.0.0.2", port=0, external_ip="127.0.0.2")
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def caller() -> AsyncIterator[DendriteCaller]:
+    async with DendriteCaller(VALIDATOR.hotkey, external_ip="127.0.0.1") as caller:
+        yield caller
+
+
+def peer(server: AxonServer) -> Peer:
+    return Peer(MINER.hotkey.ss58_address, "127.0.0.2", server.port)
+
+
+async def echo(synapse: Specs, context: RequestContext) -> Specs:
+    synapse.specs_output = f"{synapse.specs_input} for {context.hotkey}"
+    return synapse
+
+
+async def test_a_call_is_answered_and_the_caller_is_the_verified_one(
+    server: AxonServer, caller: DendriteCaller
+) -> None:
+    server.attach(Specs, echo)
+    await server.start()
+    answer = await caller.call(peer(server), Specs(specs_input="hello"), timeout_seconds=10)
+    assert answer.specs_output == f"hello for {VALIDATOR.hotkey.ss58_address}"
+
+
+async def test_many_calls_to_one_axon_take_turns(server: AxonServer, caller: DendriteCaller) -> None:
+    server.attach(Specs, echo)
+    await server.start()
+    answers = await asyncio.gather(
+        *(caller.call(peer(server), Specs(specs_input=str(n)), timeout_seconds=20) for n in range(12))
+    )
+    assert [answer.specs_output.split()[0] for answer in answers] == [str(n) for n in range(12)]
+
+
+async def test_a_body_that_names_another_caller_changes_nothing(server: AxonServer) -> None:
+    seen: list[str] = []
+
+    async def record(synapse: Specs, context: RequestContext) -> Specs:
+        seen.append(context.hotkey)
+        return synapse
+
+    server.attach(Specs, record)
+    await server.start()
+
+    axon = bittensor.AxonInfo(0, "127.0.0.2", server.port, 4, MINER.hotkey.ss58_address, "")
+    synapse = OfflineDendrite(VALIDATOR.hotkey).preprocess_synapse_for_request(axon, Specs(), 10)
+    headers = synapse.to_headers()
+    body = synapse.model_dump()
+    body["dendrite"]["hotkey"] = MINER.hotkey.ss58_address
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"http://127.0.0.2:{server.port}/Specs", headers=headers, json=body) as response,
+    ):
+        assert response.status == 200
+    assert seen == [VALIDATOR.hotkey.ss58_address]
+
+
+async def test_a_refused_caller_is_told_the_reason(server: AxonServer, caller: DendriteCaller, gate: OpenGate) -> None:
+    server.attach(Specs, echo)
+    gate.refused[VALIDATOR.hotkey.ss58_address] = "not_enough_stake"
+    await server.start()
+    with pytest.raises(CallError, match="not_enough_stake") as refusal:
+        await caller.call(peer(server), Specs(), timeout_seconds=10)
+    assert refusal.value.status == 403
+
+
+async def test_a_caller_that_asks_too_often_is_told_so(
+    server: AxonServer, caller: DendriteCaller, gate: OpenGate
+) -> None:
+    server.attach(Specs, echo)
+    gate.calls = 20
+    await server.start()
+    with pytest.raises(CallError, match="rate_limited"):
+        await caller.call(peer(server), Specs(), timeout_seconds=10)
+
+
+async def test_a_forged_signature_and_a_nonce_of_next_year_are_refused(server: AxonServer) -> None:
+    server.attach(Specs, echo)
+    await server.start()
+
+    class Forger(OfflineDendrite):
+        def __init__(self, ahead_ns: int, keypair: Any) -> None:
+            super().__init__(keypair)
+            self.ahead = ahead_ns
+
+        def preprocess_synapse_for_request(self, target_axon_info: Any, synapse: Any, timeout: float = 12) -> Any:
+            synapse = super().preprocess_synapse_for_request(target_axon_info, synapse, timeout)
+            info = synapse.dendrite
+            info.nonce += self.ahead
+            info.hotkey = VALIDATOR.hotkey.ss58_address
+            message = f"{info.nonce}.{info.hotkey}.{synapse.axon.hotkey}.{info.uuid}.{synapse.body_hash}"
+            info.signature = f"0x{self.keypair.sign(message).hex()}"
+            return synapse
+
+    axon = bittensor.AxonInfo(0, "127.0.0.2", server.port, 4, MINER.hotkey.ss58_address, "")
+    for forger in (Forger(365 * 86400 * 10**9, VALIDATOR.hotkey), Forger(0, MINER.hotkey)):
+        synapse = forger.preprocess_synapse_for_request(axon, Specs(), 10)
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(
+                f"http://127.0.0.2:{server.port}/Specs", headers=synapse.to_headers(), json=synapse.model_dump()
+            ) as response,
+        ):
+            assert response.status == 401
+
+
+async def test_the_body_of_an_allocate_is_signed(server: AxonServer, caller: DendriteCaller) -> None:
+    verdicts: list[bool] = []
+
+    async def check(synapse: Allocate, context: RequestContext) -> Allocate:
+        signature = signing.decode(synapse.body_signature)
+        assert signature is not None
+        message = signing.request_message("Allocate", context.nonce, synapse.model_dump())
+        verdicts.append(verify_signature(context.hotkey, message, signature))
+        synapse.public_key = "swapped"
+        forged = signing.request_message("Allocate", context.nonce, synapse.model_dump())
+        verdicts.append(verify_signature(context.hotkey, forged, signature))
+        return synapse
+
+    server.attach(Allocate, check)
+    await server.start()
+    requirement = {"gpu": {"count": 1, "type": "é"}, "ram": {"capacity": 1 << 40}}
+    await caller.call(
+        peer(server), Allocate(timeline=1, public_key="pem", device_requirement=requirement), timeout_seconds=10
+    )
+    assert verdicts == [True, False]
+
+
+async def test_a_body_of_hostile_size_is_refused_unread(server: AxonServer, caller: DendriteCaller) -> None:
+    server.attach(Specs, echo)
+    await server.start()
+    with pytest.raises(CallError) as refusal:
+        await caller.call(peer(server), Specs(specs_input="x" * (MAX_BODY_BYTES + 1)), timeout_seconds=10)
+    assert refusal.value.status == 413
+
+
+async def test_an_answer_of_hostile_size_is_an_error(server: AxonServer, caller: DendriteCaller) -> None:
+    async def flood(synapse: Specs, context: RequestContext) -> Specs:
+        synapse.specs_output = "x" * (MAX_ANSWER_BYTES + 1)
+        return synapse
+
+    server.attach(Specs, flood)
+    await server.start()
+    with pytest.raises(CallError):
+        await caller.call(peer(server), Specs(), timeout_seconds=10)
+
+
+@pytest.mark.parametrize("answer", [b"", b"[]", b"[" * 100_000, b'{"specs_output": 5}', b"\xff", b"null"])
+async def test_an_answer_that_is_none_is_an_error(caller: DendriteCaller, answer: bytes) -> None:
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(answer) + answer)
+        await writer.drain()
+        writer.close()
+
+    liar = await asyncio.start_server(respond, "127.0.0.3", 0)
+    async with liar:
+        port = liar.sockets[0].getsockname()[1]
+        with pytest.raises(CallError):
+            await caller.call(Peer(MINER.hotkey.ss58_address, "127.0.0.3", port), Specs(), timeout_seconds=10)
+
+
+async def test_nobody_listening_is_503_and_silence_is_408(caller: DendriteCaller) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.4", 0))
+        port = listener.getsockname()[1]
+        with pytest.raises(CallError) as refusal:
+            await caller.call(Peer(MINER.hotkey.ss58_address, "127.0.0.4", port), Specs(), timeout_seconds=5)
+        assert refusal.value.status == 503
+        listener.listen()
+        with pytest.raises(CallError) as refusal:
+            await caller.call(Peer(MINER.hotkey.ss58_address, "127.0.0.4", port), Specs(), timeout_seconds=0.2)
+        assert refusal.value.status == 408
+
+
+async def test_a_taken_port_says_what_to_do(server: AxonServer, gate: OpenGate) -> None:
+    await server.start()
+    with pytest.raises(ConfigError, match=r"--axon\.port"):
+        AxonServer(MINER, gate, ip="127.0.0.2", port=server.port, external_ip="127.0.0.2")

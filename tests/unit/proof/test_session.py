@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, Future
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from compute.channel import Channel
+from compute.clock import ManualClock
+from compute.errors import (
+    CallError,
+    HostKeyMismatch,
+    LeaseError,
+    ProofError,
+    SshError,
+    SshTimeout,
+    SshUnreachable,
+)
+from compute.proof.fakes import FakeMachine
+from compute.proof.models import Claim, MachineVerdict
+from compute.proof.session import Target
+from compute.reasons import ProofReason, Refusal
+
+RATES: dict[str, Any] = {"tflops16": 5e-6, "bandwidth_gbs": 1e-3}
+
+
+def target(machine: FakeMachine, hotkey: str = "miner") -> Target:
+    return Target(hotkey, Claim("Card", machine.count), machine.connect)
+
+
+async def settle() -> None:
+    """Let everything that can go on without the outside world go on."""
+    for _ in range(200):
+        await asyncio.sleep(0)
+
+
+class HeldExecutor(Executor):
+    """Runs nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.held: list[Callable[[], None]] = []
+        self.names: list[str] = []
+        self.open = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.names.append(fn.__name__)
+
+        def work() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except Exception as error:
+                future.set_exception(error)
+
+        if self.open:
+            work()
+        else:
+            self.held.append(work)
+        return future
+
+    def release(self) -> None:
+        self.open = True
+        for work in self.held:
+            work()
+
+
+async def test_all_arithmetic_is_done_in_the_executor(prove: Any, clock: ManualClock) -> None:
+    executor = HeldExecutor()
+    executor.release()
+    (verdict,) = await prove([target(FakeMachine(clock, devices=3, **RATES))], executor=executor)
+    assert verdict.ok
+    assert executor.names == ["draw_projection", "verify_device", "verify_device", "verify_device"]
+
+
+async def test_the_nonce_waits_for_u(prove: Any, clock: ManualClock) -> None:
+    machine, executor = FakeMachine(clock, **RATES), HeldExecutor()
+    proof = asyncio.create_task(prove([target(machine)], executor=executor))
+    await settle()
+    assert machine.log == ["hello", "prepare"]
+    executor.release()
+    (verdict,) = await proof
+    assert verdict.ok
+    assert machine.log == ["hello", "prepare", "compute", "rehash", "open"]
+
+
+class Waits(FakeMachine):
+    """Answers one kind of frame only when it is told to."""
+
+    def __init__(self, clock: ManualClock, kind: str) -> None:
+        super().__init__(clock, **RATES)
+        self.kind = kind
+        self.go = asyncio.Event()
+
+    async def _answer(self, header: dict[str, Any]) -> None:
+        if header["type"] == self.kind:
+            await self.go.wait()
+        await super()._answer(header)
+
+
+@pytest.mark.parametrize(
+    ("slow_at", "the_other_waits_after"), [("prepare", "prepare"), ("compute", "rehash"), ("rehash", "rehash")]
+)
+async def test_machines_pass_the_gates_together(
+    slow_at: str, the_other_waits_after: str, prove: Any, clock: ManualClock
+) -> None:
+    slow, quick = Waits(clock, slow_at), FakeMachine(clock, **RATES)
+    executor = HeldExecutor()
+    executor.release()
+    proof = asyncio.create_task(prove([target(slow, "slow"), target(quick, "quick")], executor=executor))
+    await settle()
+    assert slow.log[-1] == slow_at
+    assert quick.log[-1] == the_other_waits_after
+    slow.go.set()
+    verdicts = await proof
+    assert quick.log[-1] == "open"
+    assert [verdict.reason for verdict in verdicts][1] is ProofReason.OK
+
+
+async def test_a_machine_past_its_deadline_holds_nobody_up(prove: Any, clock: ManualClock) -> None:
+    slow, quick = Waits(clock, "compute"), FakeMachine(clock, **RATES)
+    executor = HeldExecutor()
+    executor.release()
+    proof = asyncio.create_task(prove([target(slow, "slow"), target(quick, "quick")], executor=executor))
+    await settle()
+    assert "open" not in quick.log
+    clock.advance(1000.0)
+    assert [verdict.reason for verdict in await proof] == [ProofReason.TIMEOUT, ProofReason.OK]
+
+
+async def test_every_batch_has_its_own_nonce(prove: Any, clock: ManualClock) -> None:
+    first, second, third = (FakeMachine(clock, **RATES) for _ in range(3))
+    for machine in (first, second, third):
+        machine._spend = _no_time
+    await prove([target(first, "a"), target(second, "b")])
+    await prove([target(third)])
+    assert first.nonces == second.nonces
+    assert first.nonces != third.nonces
+
+
+async def _no_time(seconds: float) -> None:
+    return
+
+
+async def test_a_verdict_is_published_when_it_is_known(prove: Any, clock: ManualClock) -> None:
+    slow, dead = Waits(clock, "prepare"), FakeMachine(clock, **RATES)
+    published: list[str] = []
+
+    async def publish(target: Target, verdict: MachineVerdict) -> None:
+        await asyncio.sleep(0)
+        published.append(target.hotkey)
+
+    wrong = Target("wrong", Claim("Toaster", 1), dead.connect)
+    proof = asyncio.create_task(prove([target(slow, "slow"), wrong], on_verdict=publish))
+    await settle()
+    assert published == ["wrong"]
+    slow.go.set()
+    verdicts = await proof
+    assert published == ["wrong", "slow"]
+    assert [verdict.reason for verdict in verdicts] == [ProofReason.OK, ProofReason.UNKNOWN_MODEL]
+
+
+def failing(error: BaseException) -> Target:
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[Channel]:
+        raise error
+        yield
+
+    return Target("miner", Claim("Card", 1), connect)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (SshUnreachable("no banner"), ProofReason.UNREACHABLE),
+        (SshError("channel"), ProofReason.UNREACHABLE),
+        (SshTimeout("slow"), ProofReason.TIMEOUT),
+        (HostKeyMismatch("other key"), ProofReason.HOST_KEY_MISMATCH),
+        (LeaseError(Refusal.BUSY, "busy"), ProofReason.REFUSED),
+        (CallError(503, "no axon"), ProofReason.UNREACHABLE),
+        (ProofError(ProofReason.RENTED, "rented"), ProofReason.RENTED),
+    ],
+)
+async def test_a_connection_that_fails_is_a_verdict(error: Exception, reason: ProofReason, prove: Any) -> None:
+    (verdict,) = await prove([failing(error)])
+    assert (verdict.reason, verdict.detail) == (reason, str(error))
+
+
+async def test_a_bug_on_this_side_is_logged_and_no_verdict_on_the_machine(
+    prove: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    (verdict,) = await prove([failing(ZeroDivisionError("bug"))])
+    assert verdict.reason is ProofReason.INTERNAL_ERROR
+    assert "ZeroDivisionError: bug" in caplog.text
+
+
+async def test_a_connection_that_never_comes_times_out(prove: Any, clock: ManualClock) -> None:
+    from dataclasses import replace
+
+    cancelled = asyncio.Event()
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[Channel]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        yield FakeMachine(clock).channel
+
+    settings = replace(prove.__kwdefaults__["settings"], connect_seconds=0.01)
+    (verdict,) = await prove([Target("miner", Claim("Card", 1), connect)], settings=settings)
+    assert verdict.reason is ProofReason.TIMEOUT
+    assert cancelled.is_set()
+
+
+async def test_a_connection_that_fails_to_close_keeps_its_verdict(
+    prove: Any, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = FakeMachine(clock, **RATES)
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[Channel]:
+        async with machine.connect() as channel:
+            yield channel
+        raise SshError("deallocation failed")
+
+    (verdict,) = await prove([Target("miner", Claim("Card", 1), connect)])
+    assert verdict.ok
+    assert caplog.records[-1].levelno == logging.ERROR
+    assert "deallocation failed" in caplog.text
+
+
+@pytest.mark.parametrize("phase", ["hello", "prepare", "compute", "rehash", "open"])
+async def test_cancellation_closes_every_connection(phase: str, prove: Any, clock: ManualClock) -> None:
+    machines = [Waits(clock, phase), Waits(clock, phase)]
+    executor = HeldExecutor()
+    executor.release()
+    proof = asyncio.create_task(prove([target(machine) for machine in machines], executor=executor))
+    await settle()
+    assert [machine.log[-1] for machine in machines] == [phase, phase]
+    proof.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await proof
+    assert all(machine.channel.closed for machine in machines)
+
+
+async def test_an_error_of_the_publisher_is_raised_and_ends_the_batch(prove: Any, clock: ManualClock) -> None:
+    machine = Waits(clock, "prepare")
+
+    def publish(target: Target, verdict: MachineVerdict) -> None:
+        raise RuntimeError("the store is full")
+
+    wrong = Target("wrong", Claim("Toaster", 1), machine.connect)
+    with pytest.raises(RuntimeError, match="the store is full"):
+        await prove([target(machine), wrong], on_verdict=publish)
+    assert machine.channel.closed
+
+
+async def test_an_empty_batch_is_done(prove: Any) -> None:
+    assert await prove([]) == []
+
+
+async def test_a_failed_machine_keeps_the_numbers_that_it_showed(prove: Any, clock: ManualClock) -> None:
+    class DiesInRehash(FakeMachine):
+        async def on_rehash(self, key: bytes, passes: int) -> None:
+            raise EOFError
+
+    (verdict,) = await prove([target(DiesInRehash(clock, **RATES))])
+    assert verdict.reason is ProofReason.WORKER_FAILED
+    assert verdict.devices[0].tflops16 == pytest.approx(5e-6)
+    assert verdict.devices[0].reason is ProofReason.WORKER_FAILED

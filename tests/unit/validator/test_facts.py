@@ -1,0 +1,92 @@
+from pathlib import Path
+
+from compute.proof.models import Claim, DeviceMeasurement, MachineVerdict
+from compute.reasons import ProofReason
+from compute.store import Database
+from compute.validator.facts import FactStore, ScoreFact, SpecsFact, WeightsState
+
+L4 = Claim("NVIDIA L4", 1)
+OK = MachineVerdict(
+    ProofReason.OK, L4, "NVIDIA L4", 1, (DeviceMeasurement(0, ProofReason.OK, tflops16=51.5, vram_bytes=1),)
+)
+FAILED = MachineVerdict(ProofReason.WRONG_ROW, L4, detail="row 3")
+
+
+def store(path: Path | str = ":memory:") -> FactStore:
+    return FactStore(Database(path))
+
+
+def record(facts: FactStore, hotkey: str, *verdicts: MachineVerdict) -> None:
+    for number, verdict in enumerate(verdicts):
+        facts.record_verdict(hotkey, verdict, at=1000.0 + number, block=number, seconds=9.5)
+
+
+def test_histories() -> None:
+    facts = store()
+    record(facts, "good", FAILED, OK)
+    record(facts, "bad", FAILED, FAILED, FAILED)
+    record(facts, "fallen", OK, FAILED, FAILED)
+    histories = facts.histories()
+    assert histories["good"].latest == histories["good"].last_ok
+    assert histories["good"].failures == 0
+    assert histories["good"].latest is not None
+    assert histories["good"].latest.tflops16 == 51.5
+    assert histories["bad"].last_ok is None
+    assert histories["bad"].failures == 3
+    assert histories["fallen"].failures == 2
+    assert histories["fallen"].last_ok is not None
+    assert histories["fallen"].last_ok.gpu == "NVIDIA L4"
+    assert histories["fallen"].latest is not None
+    assert histories["fallen"].latest.detail == "row 3"
+    assert "unknown" not in histories
+
+
+def test_the_last_ok_verdict_outlives_the_retention() -> None:
+    facts = store()
+    record(facts, "hk", OK, *[FAILED] * 230)
+    assert len(facts.verdicts("hk")) == 201
+    assert facts.histories()["hk"].last_ok is not None
+
+
+def test_specs_are_the_last_ones_and_a_failure_keeps_their_text() -> None:
+    facts = store()
+    facts.record_specs([SpecsFact("hk", 1.0, 1, ProofReason.OK, "{}", "")])
+    facts.record_specs([SpecsFact("hk", 2.0, 2, ProofReason.UNREACHABLE, None, "gone")])
+    assert facts.specs() == {"hk": SpecsFact("hk", 2.0, 2, ProofReason.UNREACHABLE, "{}", "gone")}
+    again = SpecsFact("hk", 3.0, 3, ProofReason.OK, '{"new": 1}', "")
+    facts.record_specs([again])
+    assert facts.specs() == {"hk": again}
+
+
+def test_scores_are_replaced_as_a_whole() -> None:
+    facts = store()
+    facts.record_scores([ScoreFact("a", 1, 2.0, ProofReason.OK, {"base": 1.0})], at=1.0, block=1)
+    now = [ScoreFact("b", 2, 0.0, ProofReason.TIMEOUT, {"base": 0.0})]
+    facts.record_scores(now, at=2.0, block=2)
+    assert facts.scores() == now
+
+
+def test_the_journal_survives_a_restart(tmp_path: Path) -> None:
+    facts = store(tmp_path / "database.db")
+    first = facts.begin_weights({1: 65535}, at=1.0, block=10)
+    facts.advance_weights(first, WeightsState.CONFIRMED)
+    facts.begin_weights({2: 65535}, at=2.0, block=20)
+    again = store(tmp_path / "database.db")
+    newest = again.last_weights()
+    assert newest is not None
+    assert (newest.weights, newest.state, newest.block) == ({2: 65535}, WeightsState.INTENT, 20)
+    confirmed = again.last_weights((WeightsState.CONFIRMED,))
+    assert confirmed is not None
+    assert confirmed.weights == {1: 65535}
+
+
+def test_those_who_left_a_week_ago_are_forgotten() -> None:
+    facts = store()
+    record(facts, "here", OK)
+    record(facts, "gone", OK)
+    facts.record_specs([SpecsFact("gone", 1000.0, 1, ProofReason.OK, "{}", "")])
+    facts.forget_absent({"here"}, now=1000.0 + 86_400)
+    assert set(facts.histories()) == {"here", "gone"}
+    facts.forget_absent({"here"}, now=1000.0 + 8 * 86_400)
+    assert set(facts.histories()) == {"here"}
+    assert facts.specs() == {}

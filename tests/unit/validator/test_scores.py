@@ -1,0 +1,88 @@
+from dataclasses import replace
+
+from compute.chain import Metagraph
+from compute.chain_fake import FakeChain
+from compute.config import load_config
+from compute.reasons import ProofReason
+from compute.specs import Gpu, MachineSpecs
+from compute.validator.facts import SpecsFact, VerdictFact, VerdictHistory
+from compute.validator.scores import Known, score_all
+
+CONFIG = load_config()
+MACHINE = MachineSpecs(8, 3000.0, 64, 64, 0, 64, 100, 0, 100)
+
+
+def ok(gpu: str, count: int) -> VerdictHistory:
+    fact = VerdictFact(1, "", 1000.0, 100, 9.0, ProofReason.OK, gpu, count, gpu, count, 1.0, "")
+    return VerdictHistory(fact, fact)
+
+
+def failed(history: VerdictHistory, reason: ProofReason) -> VerdictHistory:
+    assert history.latest is not None
+    latest = replace(history.latest, reason=reason, at=1001.0, gpu=None, count=0)
+    return VerdictHistory(latest, history.last_ok, 1)
+
+
+def known(**changes: object) -> Known:
+    chain = FakeChain("validator")
+    for hotkey in ("validator", "a", "b", "c"):
+        chain.add(hotkey)
+    base = Known(
+        metagraph=Metagraph(27, 500, tuple(chain.neurons)),
+        own_hotkey="validator",
+        unqueried={"validator": ProofReason.NOT_SERVING},
+        specs={},
+        machines={},
+        histories={"a": ok("NVIDIA H200", 8), "b": ok("NVIDIA RTX 4090", 2)},
+        allocated={"b"},
+        penalized=(),
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def totals(facts: Known) -> dict[str, tuple[float, ProofReason]]:
+    return {fact.hotkey: (fact.total, fact.reason) for fact in score_all(facts, CONFIG, 1002.0)}
+
+
+def test_the_documented_examples() -> None:
+    assert totals(known()) == {
+        "a": (50.0, ProofReason.OK),
+        "b": (4.25, ProofReason.OK),
+        "c": (0.0, ProofReason.NOT_PROVEN_YET),
+    }
+
+
+def test_a_kept_verdict_is_paid_and_says_what_is_wrong() -> None:
+    histories = {"a": failed(ok("NVIDIA H200", 8), ProofReason.UNREACHABLE)}
+    assert totals(known(histories=histories))["a"] == (50.0, ProofReason.UNREACHABLE)
+
+
+def test_a_failure_without_an_ok_before_is_worth_nothing() -> None:
+    history = replace(failed(ok("NVIDIA H200", 8), ProofReason.SLOWER_THAN_CLAIMED), last_ok=None)
+    assert totals(known(histories={"a": history}))["a"] == (0.0, ProofReason.SLOWER_THAN_CLAIMED)
+
+
+def test_who_is_not_asked_scores_nothing() -> None:
+    unqueried = {"validator": ProofReason.NOT_SERVING, "a": ProofReason.DUPLICATE_IP}
+    assert totals(known(unqueried=unqueried))["a"] == (0.0, ProofReason.DUPLICATE_IP)
+
+
+def test_a_model_without_a_score_earns_nothing() -> None:
+    histories = {"a": ok("NVIDIA A100-SXM4-40GB", 8)}
+    assert totals(known(histories=histories))["a"] == (0.0, ProofReason.UNKNOWN_MODEL)
+
+
+def test_the_penalized_earn_nothing() -> None:
+    assert totals(known(penalized={"a"}))["a"][0] == 0.0
+
+
+def test_before_the_first_proof_the_specs_say_why() -> None:
+    specs = {"c": SpecsFact("c", 1.0, 1, ProofReason.UNREACHABLE, None, "")}
+    assert totals(known(specs=specs))["c"] == (0.0, ProofReason.UNREACHABLE)
+
+
+def test_one_card_under_two_hotkeys_pays_the_first() -> None:
+    machine = MACHINE.with_gpus((Gpu("NVIDIA H200", 1, uuid="GPU-1"),))
+    found = totals(known(machines={"a": machine, "b": machine}))
+    assert found["a"] == (50.0, ProofReason.OK)
+    assert found["b"] == (0.0, ProofReason.SHARED_DEVICE)

@@ -1,0 +1,123 @@
+from dataclasses import replace
+
+import pytest
+
+from compute.chain_fake import FREE_RULES, FakeChain
+from compute.clock import ManualClock
+from compute.errors import ChainUnreachable
+from compute.store import Database
+from compute.validator.facts import FactStore, WeightsState
+from compute.validator.setting import Outcome, SetResult, WeightSetter
+
+SCORES = {1: 1.0, 2: 2.0}
+WEIGHTS = {1: 32768, 2: 65535}
+
+
+class Bench:
+    """A validator at uid 0 with two miners, and its journal."""
+
+    def __init__(self) -> None:
+        self.chain = FakeChain("validator")
+        for hotkey in ("validator", "one", "two"):
+            self.chain.add(hotkey)
+        self.facts = FactStore(Database(":memory:"))
+
+    async def set(self, scores: dict[int, float] | None = None) -> SetResult:
+        # A new setter each time: nothing may depend on the memory of a process.
+        setter = WeightSetter(self.chain, self.facts, ManualClock())
+        self.chain.height += 1
+        own = self.chain.neurons[0]
+        return await setter.set(SCORES if scores is None else scores, own, uids=3, block=self.chain.height)
+
+    def state(self) -> WeightsState:
+        entry = self.facts.last_weights()
+        assert entry is not None
+        return entry.state
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+async def test_set_and_read_back(bench: Bench) -> None:
+    assert await bench.set() == SetResult(Outcome.CONFIRMED, WEIGHTS)
+    assert bench.chain.weights == {0: WEIGHTS}
+    assert bench.state() is WeightsState.CONFIRMED
+
+
+async def test_the_cadence_is_the_chains(bench: Bench) -> None:
+    bench.chain.current_rules = replace(FREE_RULES, weights_rate_limit=5)
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    for _ in range(5):
+        assert (await bench.set()).outcome is Outcome.TOO_EARLY
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    assert bench.chain.submissions == 2
+
+
+async def test_nobody_scores(bench: Bench) -> None:
+    assert (await bench.set({1: 0.0})).outcome is Outcome.NOTHING_TO_SET
+    assert bench.chain.submissions == 0
+
+
+async def test_a_refusal_is_journaled_with_the_chains_error_name(bench: Bench) -> None:
+    bench.chain.current_rules = replace(FREE_RULES, weights_rate_limit=0)
+    bench.chain.neurons[0] = replace(bench.chain.neurons[0], last_update=bench.chain.height - 1)
+    own = bench.chain.neurons[0]
+    bench.chain.current_rules = replace(FREE_RULES, weights_rate_limit=0)
+    setter = WeightSetter(bench.chain, bench.facts, ManualClock())
+    bench.chain.neurons[0] = replace(own, last_update=bench.chain.height)
+    result = await setter.set(SCORES, own, uids=3, block=bench.chain.height)
+    assert result.outcome is Outcome.REFUSED
+    assert "SettingWeightsTooFast" in result.detail
+    assert bench.state() is WeightsState.FAILED
+
+
+async def test_a_chain_that_dies_after_taking_the_weights_is_asked_again(bench: Bench) -> None:
+    bench.chain.fail_next("after_set_weights", ChainUnreachable("gone"))
+    with pytest.raises(ChainUnreachable):
+        await bench.set()
+    assert bench.state() is WeightsState.INTENT
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    assert bench.chain.submissions == 1
+
+
+async def test_a_chain_that_dies_before_taking_the_weights_gets_them_again(bench: Bench) -> None:
+    bench.chain.fail_next("set_weights", ChainUnreachable("gone"))
+    with pytest.raises(ChainUnreachable):
+        await bench.set()
+    assert bench.chain.weights == {}
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    assert bench.chain.weights == {0: WEIGHTS}
+
+
+async def test_a_crash_before_the_read_back(bench: Bench) -> None:
+    bench.chain.fail_next("held_weights", ChainUnreachable("gone"))
+    with pytest.raises(ChainUnreachable):
+        await bench.set()
+    assert bench.state() is WeightsState.SUBMITTED
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    assert bench.chain.submissions == 1
+
+
+async def test_what_the_chain_does_not_hold_is_not_called_success(bench: Bench) -> None:
+    bench.chain.reveals = False
+    assert (await bench.set()).outcome is Outcome.REFUSED
+    assert bench.state() is WeightsState.FAILED
+    bench.chain.reveals = True
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+
+
+async def test_commit_reveal_waits_for_the_reveal_and_not_for_ever(bench: Bench) -> None:
+    bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
+    bench.chain.reveals = False
+    assert (await bench.set()).outcome is Outcome.PENDING
+    assert (await bench.set()).outcome is Outcome.PENDING
+    assert bench.chain.submissions == 1
+    bench.chain.weights[0] = dict(WEIGHTS)
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    bench.chain.weights.clear()
+    assert (await bench.set({1: 1.0})).outcome is Outcome.PENDING
+    bench.chain.height += 100
+    assert (await bench.set({1: 1.0})).outcome is Outcome.PENDING
+    assert bench.chain.submissions == 3

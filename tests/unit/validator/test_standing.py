@@ -1,0 +1,138 @@
+from dataclasses import replace
+
+import pytest
+
+from compute.access import AccessLists
+from compute.chain import Metagraph, Neuron
+from compute.chain_fake import FakeChain
+from compute.config import RoundSettings
+from compute.proof.models import Claim
+from compute.reasons import ProofReason
+from compute.specs import Gpu, MachineSpecs
+from compute.validator.facts import VerdictFact, VerdictHistory
+from compute.validator.standing import QueryPolicy, Standing, claim_of, is_due, shared_uuids, standing, unqueried
+
+ROUNDS = RoundSettings(retry_limit=3, retry_interval_seconds=60.0, max_workers=4, max_random_delay_seconds=0.0)
+H200 = Claim("NVIDIA H200", 8)
+OK = VerdictFact(1, "hk", 1000.0, 100, 9.0, ProofReason.OK, "NVIDIA H200", 8, "NVIDIA H200", 8, 4800.0, "")
+FAILED = replace(OK, id=2, at=2000.0, block=200, reason=ProofReason.TIMEOUT, gpu=None, count=0)
+MACHINE = MachineSpecs(8, 3000.0, 64, 64, 0, 64, 100, 0, 100)
+
+
+def stands(history: VerdictHistory, now: float = 2000.0, registered_at: int = 0) -> Standing:
+    return standing(history, registered_at=registered_at, now=now, rounds=ROUNDS)
+
+
+def test_never_proven() -> None:
+    assert stands(VerdictHistory()) == Standing(ProofReason.NOT_PROVEN_YET)
+
+
+def test_an_ok_verdict_stands() -> None:
+    assert stands(VerdictHistory(OK, OK)) == Standing(ProofReason.OK, "NVIDIA H200", 8)
+
+
+def test_a_failure_keeps_the_last_verdict_for_the_retries() -> None:
+    for failures in (1, 2, 3):
+        kept = stands(VerdictHistory(FAILED, OK, failures))
+        assert kept == Standing(ProofReason.TIMEOUT, "NVIDIA H200", 8, kept=True)
+        assert kept.is_paid
+    fallen = stands(VerdictHistory(FAILED, OK, 4))
+    assert fallen == Standing(ProofReason.TIMEOUT)
+    assert not fallen.is_paid
+
+
+def test_the_retry_window_ends_by_time_too() -> None:
+    assert stands(VerdictHistory(FAILED, OK, 1), now=2000.0 + 2 * 3 * 60).kept
+    assert not stands(VerdictHistory(FAILED, OK, 1), now=2001.0 + 2 * 3 * 60).is_paid
+
+
+def test_a_liar_that_never_passed_has_nothing_to_keep() -> None:
+    assert stands(VerdictHistory(FAILED, None, 1)) == Standing(ProofReason.TIMEOUT)
+
+
+def test_a_hotkey_that_registers_again_starts_anew() -> None:
+    assert stands(VerdictHistory(OK, OK), registered_at=150) == Standing(ProofReason.NOT_PROVEN_YET)
+    assert not stands(VerdictHistory(FAILED, OK, 1), registered_at=150).kept
+
+
+@pytest.mark.parametrize(
+    ("history", "claim", "block", "now", "due"),
+    [
+        (VerdictHistory(), H200, 0, 0.0, True),
+        (VerdictHistory(OK, OK), H200, 101, 1001.0, False),
+        (VerdictHistory(OK, OK), H200, 460, 1001.0, True),
+        (VerdictHistory(OK, OK), Claim("NVIDIA H200", 4), 101, 1030.0, False),
+        (VerdictHistory(OK, OK), Claim("NVIDIA H200", 4), 101, 1061.0, True),
+        (VerdictHistory(OK, OK), None, 101, 1061.0, True),
+        (VerdictHistory(FAILED, OK, 1), H200, 201, 2030.0, False),
+        (VerdictHistory(FAILED, OK, 1), H200, 201, 2060.0, True),
+        (VerdictHistory(FAILED, OK, 4), H200, 201, 2060.0, False),
+        (VerdictHistory(FAILED, OK, 4), H200, 560, 2060.0, True),
+    ],
+)
+def test_due(history: VerdictHistory, claim: Claim | None, block: int, now: float, due: bool) -> None:
+    answer = is_due(history, claim, registered_at=0, block=block, now=now, interval_blocks=360, rounds=ROUNDS)
+    assert answer is due
+
+
+def test_a_claim_is_one_model() -> None:
+    h200, l4 = Gpu("NVIDIA H200", 143_771), Gpu("NVIDIA L4", 23_034)
+    assert claim_of(MACHINE) is None
+    assert claim_of(MACHINE.with_gpus((h200, h200))) == Claim("NVIDIA H200", 2)
+    assert claim_of(MACHINE.with_gpus((h200, l4, l4))) == Claim("NVIDIA H200", 1)
+
+
+def test_a_shared_uuid_stays_with_the_first() -> None:
+    card = Gpu("NVIDIA L4", 1, uuid="GPU-a")
+    machines = {"late": MACHINE.with_gpus((card,)), "early": MACHINE.with_gpus((card,)), "other": MACHINE}
+    assert shared_uuids(machines, ["early", "late", "other"]) == {"late": "GPU-a"}
+    twice = {"one": MACHINE.with_gpus((card, card))}
+    assert shared_uuids(twice, ["one"]) == {}
+
+
+def subnet(*neurons: Neuron) -> Metagraph:
+    return Metagraph(27, 500, neurons)
+
+
+@pytest.fixture
+def miners() -> list[Neuron]:
+    chain = FakeChain("validator")
+    return [chain.add(hotkey, registered_at=10 * uid) for uid, hotkey in enumerate(("validator", "a", "b", "c"))]
+
+
+def reasons(neurons: list[Neuron], **policy: object) -> dict[str, ProofReason]:
+    settings = replace(QueryPolicy(AccessLists()), **policy)  # type: ignore[arg-type]
+    return unqueried(subnet(*neurons), "validator", settings)
+
+
+def test_our_own_hotkey_is_not_asked(miners: list[Neuron]) -> None:
+    assert reasons(miners) == {"validator": ProofReason.NOT_SERVING}
+
+
+def test_no_axon_no_question(miners: list[Neuron]) -> None:
+    miners[2] = replace(miners[2], ip="0.0.0.0")
+    assert reasons(miners)["b"] is ProofReason.NOT_SERVING
+
+
+def test_one_ip_one_uid_and_the_earliest_keeps_it(miners: list[Neuron]) -> None:
+    miners[1] = replace(miners[1], ip="127.0.0.9", registered_at=50)
+    miners[3] = replace(miners[3], ip="127.0.0.9", registered_at=40)
+    assert reasons(miners) == {"validator": ProofReason.NOT_SERVING, "a": ProofReason.DUPLICATE_IP}
+
+
+def test_black_lists(miners: list[Neuron]) -> None:
+    lists = AccessLists(blacklist_hotkeys=frozenset({"a"}), blacklist_coldkeys=frozenset({"cold-b"}))
+    found = reasons(miners, lists=lists)
+    assert found["a"] is found["b"] is ProofReason.BLACKLISTED
+    assert "c" not in found
+
+
+def test_old_versions_wait_for_the_quorum(miners: list[Neuron]) -> None:
+    miners[1] = replace(miners[1], version=180)
+    miners[2] = replace(miners[2], version=0)
+    assert reasons(miners) == {"validator": ProofReason.NOT_SERVING}
+    found = reasons(miners, updated_threshold_percent=30)
+    assert found["a"] is found["b"] is ProofReason.OLD_VERSION
+    assert "b" not in reasons(miners, updated_threshold_percent=30, allow_unrecognized=True)
+    white = AccessLists(whitelist_hotkeys=frozenset({"a"}))
+    assert "a" not in reasons(miners, updated_threshold_percent=30, lists=white)
