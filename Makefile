@@ -26,7 +26,8 @@ demo: install ## a whole subnet on this machine: chain, validator, miners, a ren
 	$(BIN)/python -m compute.localnet demo $(ARGS)
 
 test: install ## all tests
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto -m "not e2e" $(ARGS)
+	$(BIN)/python -m pytest -m e2e $(ARGS)
 
 check: install ## format, lint and types
 	$(BIN)/ruff format --check .

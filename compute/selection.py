@@ -40,6 +40,7 @@ class Candidate:
 
     hotkey: str
     specs: MachineSpecs
+    uid: int | None = None
     available: bool = True
     penalized: bool = False
     reliability: float = 0.5
@@ -73,6 +74,7 @@ class _Fit:
     """The size of a machine, coarse enough that near-equals tie. Smaller is tighter, because all of them suffice."""
 
     gpu_value: float
+    gpu_count: int
     gpu_memory_steps: int
     host_doublings: int
 
@@ -140,6 +142,7 @@ def _standing(candidate: Candidate, gpu_scores: Mapping[str, float]) -> _Standin
     return _Standing(
         fit=_Fit(
             gpu_value=round(sum(gpu_scores.get(gpu.name, 0.0) for gpu in machine.gpus), 3),
+            gpu_count=len(machine.gpus),
             gpu_memory_steps=round(memory_gib / _MEMORY_STEP_GIB),
             host_doublings=round(math.log2(host_size)),
         ),

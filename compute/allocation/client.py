@@ -236,7 +236,9 @@ class AllocationClient:
         await self._change(grant, {"action": action.value, "ssh_key": "", "key_type": ""})
 
     async def extend(self, grant: Grant, *, days: int) -> Grant:
-        """Let the lease last at least ``days`` from now; returns the grant with its new end. Idempotent, never shortens.
+        """Let the lease last at least ``days`` from now; returns the grant with its new end. Idempotent.
+
+        It never shortens a lease.
 
         Raises:
             LeaseError: refused, with a reason; older miners know no extension.
@@ -411,7 +413,7 @@ async def run_to_end(work: Coroutine[Any, Any, None]) -> None:
     while not task.done():
         try:
             await asyncio.shield(task)
-        except asyncio.CancelledError as error:  # noqa: PERF203
+        except asyncio.CancelledError as error:
             if task.cancelled():
                 raise
             cancelled = error

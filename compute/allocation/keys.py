@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
@@ -68,7 +68,8 @@ class SessionKey:
             raise ValueError("not an Ed25519 key in OpenSSH form") from None
         if not isinstance(key, ed25519.Ed25519PrivateKey):
             raise ValueError("not an Ed25519 key in OpenSSH form")
-        return cls._from_key(key)
+        # The text form carries random check numbers: writing it anew would give another text for the same key.
+        return replace(cls._from_key(key), private_openssh=text)
 
     @classmethod
     def _from_key(cls, key: ed25519.Ed25519PrivateKey) -> SessionKey:

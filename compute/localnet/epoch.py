@@ -13,6 +13,7 @@ from compute.localnet import yuma
 from compute.localnet.state import U16_MAX, Hyperparameters, Neuron, Row, Subnet
 
 EMISSION_PER_BLOCK_RAO = 1_000_000_000
+_NEVER = 2**62
 
 
 def end_epoch(subnet: Subnet, block: int) -> Subnet:
@@ -48,6 +49,7 @@ def _scored(subnet: Subnet, block: int) -> tuple[Neuron, ...]:
         last_update=np.array([neuron.last_update for neuron in neurons], dtype=np.int64),
         registered_at=np.array([neuron.registered_at for neuron in neurons], dtype=np.int64),
         validator_permit=np.array([neuron.validator_permit for neuron in neurons], dtype=bool),
+        oldest_commit=_oldest_commits(subnet) if subnet.hyperparameters.commit_reveal_weights_enabled else None,
     )
     outputs = yuma.run_epoch(inputs, _parameters(subnet.hyperparameters))
     emission_rao = EMISSION_PER_BLOCK_RAO * (block - subnet.last_epoch_block)
@@ -94,6 +96,12 @@ def _counted_stake(subnet: Subnet) -> yuma.Floats:
     """Stake by uid, zero where it is below the threshold."""
     stake = np.array([subnet.stake_of(neuron.hotkey) for neuron in subnet.neurons], dtype=np.float64)
     return np.where(stake >= subnet.hyperparameters.stake_threshold, stake, 0.0)
+
+
+def _oldest_commits(subnet: Subnet) -> yuma.Integers:
+    """The block of each neuron's oldest commit that is still open, far in the future where there is none."""
+    oldest = {commit.hotkey: commit.block for commit in reversed(subnet.commits)}
+    return np.array([oldest.get(neuron.hotkey, _NEVER) for neuron in subnet.neurons], dtype=np.int64)
 
 
 def _parameters(settings: Hyperparameters) -> yuma.Parameters:

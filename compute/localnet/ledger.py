@@ -16,6 +16,7 @@ from compute.localnet.extrinsics import Extrinsic, decode_extrinsic, timestamp_e
 from compute.localnet.failures import DispatchError, PoolError
 from compute.localnet.pool import Pool, Waiting
 from compute.localnet.registration import decayed_burn
+from compute.localnet.reveal import Beacon, reveal_due
 from compute.localnet.runtime import BLOCK_HASH_COUNT, SUBTENSOR_INDEX
 from compute.localnet.scale import compact, vector
 from compute.localnet.state import Hyperparameters, State, Subnet
@@ -58,6 +59,7 @@ class Ledger:
         self._codec = codec
         self._clock = clock
         self._pool = Pool()
+        self._beacon = Beacon(clock)
         self._blocks: dict[int, Block] = {}
         self._numbers: dict[bytes, int] = {}
         self._states: dict[int, State] = {}
@@ -127,7 +129,7 @@ class Ledger:
         parent = self.head
         number = parent.number + 1
         now = max(self._now_milliseconds(), self.head_state.timestamp_milliseconds + 1)
-        state = _begin_block(self.head_state, number, now)
+        state = _begin_block(self.head_state, number, now, self._beacon)
         if amendment is not None:
             state = amendment(state)
         included: list[Extrinsic] = []
@@ -145,6 +147,7 @@ class Ledger:
             included.append(extrinsic)
         block = _make_block(number, parent.hash, _NO_HASH, tuple(raw))
         self._add(block, state)
+        self._beacon.want(commit.reveal_round for subnet in state.subnets.values() for commit in subnet.commits)
         return Sealed(block, tuple(included), tuple(dropped))
 
     def _add(self, block: Block, state: State) -> None:
@@ -184,14 +187,17 @@ def _make_block(number: int, parent_hash: bytes, state_root: bytes, extrinsics: 
     return Block(number, block_hash, parent_hash, state_root, extrinsics_root, extrinsics)
 
 
-def _begin_block(state: State, number: int, now_milliseconds: int) -> State:
-    """What happens at the start of a block: the burn price falls, and epochs end."""
-    subnets: dict[int, Subnet] = {}
+def _begin_block(state: State, number: int, now_milliseconds: int, beacon: Beacon) -> State:
+    """What happens at the start of a block: weights are revealed, the burn price falls, and epochs end."""
+    state = replace(state, number=number, timestamp_milliseconds=now_milliseconds, events=())
+    state = reveal_due(state, beacon.signature_of)
     for netuid, subnet in state.subnets.items():
         burn = decayed_burn(subnet)
         changed = subnet if burn == subnet.burn else replace(subnet, burn=burn)
-        subnets[netuid] = end_epoch(changed, number) if changed.epoch_is_due(number) else changed
-    return replace(state, number=number, timestamp_milliseconds=now_milliseconds, subnets=subnets, events=())
+        changed = end_epoch(changed, number) if changed.epoch_is_due(number) else changed
+        if changed is not subnet:
+            state = state.with_subnet(netuid, changed)
+    return state
 
 
 def _apply(state: State, index: int, extrinsic: Extrinsic) -> State:

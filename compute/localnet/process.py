@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from compute.errors import ChainUnreachable
 from compute.localnet.client import LocalnetClient
@@ -51,7 +51,7 @@ class NodeProcess:
             self._arguments += ["--state", str(state)]
         self._arguments += options
         self._process: subprocess.Popen[str] | None = None
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (open as long as the child may write to it)
+        self._log: IO[str] | None = None
 
     @property
     def endpoint(self) -> str:
@@ -74,6 +74,8 @@ class NodeProcess:
         Raises:
             ChainUnreachable: it ended, or did not listen in time; the message ends with what it logged.
         """
+        if self._log is None:
+            self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (one file for all starts, closed by close())
         command = [sys.executable, "-m", "compute.localnet", "node", "--port", str(self._port), *self._arguments]
         search_path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
@@ -89,7 +91,9 @@ class NodeProcess:
             self.greeting = json.loads(self._first_line())
         except ValueError as error:
             self.stop()
-            raise ChainUnreachable(f"the localnet node did not start: {self.log()[-2000:]}") from error
+            message = f"the localnet node did not start: {self.log()[-2000:]}"
+            self.close()
+            raise ChainUnreachable(message) from error
         self._port = int(self.endpoint.rpartition(":")[2])
 
     def stop(self) -> int | None:
@@ -100,8 +104,17 @@ class NodeProcess:
         """End the node with SIGKILL, as a crash would. Idempotent."""
         self._end(signal.SIGKILL)
 
+    def close(self) -> None:
+        """Stop for good: the log is gone as well. Idempotent."""
+        self.stop()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
     def log(self) -> str:
-        """What the node has written to stderr so far."""
+        """What the node has written to stderr since the first start; empty before it and after :meth:`close`."""
+        if self._log is None:
+            return ""
         self._log.seek(0)
         return self._log.read()
 
@@ -112,8 +125,7 @@ class NodeProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stop()
-        self._log.close()
+        self.close()
 
     def _first_line(self) -> str:
         assert self._process is not None

@@ -188,6 +188,10 @@ class Subnet:
         """A copy with one neuron replaced."""
         return replace(self, neurons=(*self.neurons[:uid], neuron, *self.neurons[uid + 1 :]))
 
+    def without_commit(self, commit: Commit) -> Subnet:
+        """A copy without one of the commits."""
+        return replace(self, commits=tuple(other for other in self.commits if other is not commit))
+
     def with_stake(self, hotkey: str, coldkey: str, rao: int) -> Subnet:
         """A copy with ``rao`` more staked by ``coldkey`` to ``hotkey``."""
         staked = dict(self.stakes.get(hotkey, {}))

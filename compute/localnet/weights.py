@@ -29,8 +29,29 @@ def set_weights(
     Raises:
         DispatchError: with the first rule that is broken.
     """
-    if netuid in state.subnets:
-        ensure(not state.subnets[netuid].hyperparameters.commit_reveal_weights_enabled, "CommitRevealEnabled")
+    subnet = state.subnets.get(netuid)
+    is_direct = subnet is None or not subnet.hyperparameters.commit_reveal_weights_enabled
+    ensure(is_direct, "CommitRevealEnabled")
+    return store_weights(
+        state, hotkey, netuid=netuid, dests=dests, weights=weights, version_key=version_key, mecid=mecid
+    )
+
+
+def store_weights(
+    state: State,
+    hotkey: str,
+    *,
+    netuid: int,
+    dests: Sequence[int],
+    weights: Sequence[int],
+    version_key: int,
+    mecid: int = _MAIN_MECHANISM,
+) -> State:
+    """What setting and revealing have in common. Revealed weights have no rate limit: their commit had.
+
+    Raises:
+        DispatchError: with the first rule that is broken.
+    """
     ensure(netuid != _ROOT, "CanNotSetRootNetworkWeights")
     ensure(len(dests) == len(weights), "WeightVecNotEqualSize")
     subnet = _mechanism(state, netuid, mecid)
@@ -39,7 +60,8 @@ def set_weights(
     uid = _registered(subnet, hotkey)
     ensure(subnet.stake_of(hotkey) >= settings.stake_threshold, "NotEnoughStakeToSetWeights")
     ensure(settings.weights_version == 0 or version_key >= settings.weights_version, "IncorrectWeightVersionKey")
-    ensure(_is_allowed_by_rate(subnet, uid, state.number), "SettingWeightsTooFast")
+    is_revealed = settings.commit_reveal_weights_enabled
+    ensure(is_revealed or _is_allowed_by_rate(subnet, uid, state.number), "SettingWeightsTooFast")
     is_self_weight = len(weights) == 1 and dests[0] == uid
     ensure(is_self_weight or subnet.neurons[uid].validator_permit, "NeuronNoValidatorPermit")
     ensure(len(set(dests)) == len(dests), "DuplicateUids")
@@ -49,7 +71,9 @@ def set_weights(
     scaled = scale_by_maximum(weights)
     is_limited = settings.max_weights_limit == U16_MAX or is_self_weight
     ensure(is_limited or _is_within(scaled, settings.max_weights_limit), "MaxWeightExceeded")
-    neuron = replace(subnet.neurons[uid], weights=tuple(zip(dests, scaled, strict=True)), last_update=state.number)
+    neuron = replace(subnet.neurons[uid], weights=tuple(zip(dests, scaled, strict=True)))
+    if not is_revealed:
+        neuron = replace(neuron, last_update=state.number)
     return state.with_subnet(netuid, subnet.with_neuron(uid, neuron))
 
 

@@ -37,7 +37,8 @@ class Parameters:
 @dataclass(frozen=True)
 class Inputs:
     """A subnet at the end of an epoch. ``stake`` in any unit, zero below the threshold; ``weights`` unnormalised;
-    ``bonds`` in [0, 1]; block numbers elsewhere. ``last_step`` is the block of the epoch before, 0 for none."""
+    ``bonds`` in [0, 1]; block numbers elsewhere. ``last_step`` is the block of the epoch before, 0 for none.
+    ``oldest_commit`` is the block of each neuron's oldest open commit where weights are committed and revealed."""
 
     block: int
     last_step: int
@@ -47,6 +48,7 @@ class Inputs:
     last_update: Integers
     registered_at: Integers
     validator_permit: Booleans
+    oldest_commit: Integers | None = None
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,10 @@ def to_u16(values: Floats) -> Integers:
 
 
 def _counted_weights(inputs: Inputs) -> Floats:
-    """Weights of permitted validators, without those on themselves and those set before their target registered."""
+    """Weights of permitted validators, without those on themselves and those older than their target."""
     outdated = inputs.last_update[:, None] <= inputs.registered_at[None, :]
+    if inputs.oldest_commit is not None:
+        outdated |= inputs.oldest_commit[:, None] < inputs.registered_at[None, :]
     ignored = outdated | ~inputs.validator_permit[:, None] | np.eye(len(inputs.stake), dtype=bool)
     return np.asarray(np.where(ignored, 0.0, inputs.weights))
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from compute.channel import Channel
 from compute.errors import SshError, SshTimeout, SshUnreachable
 from compute.proof.bootstrap import bootstrap_argv
+from compute.proof.deadline import within
 
 _CLOSE_SECONDS = 5.0
 
@@ -25,7 +26,7 @@ class ProcessChannel:
         assert stdin is not None
         try:
             stdin.write(data)
-            await asyncio.wait_for(stdin.drain(), timeout_seconds)
+            await within(timeout_seconds, stdin.drain())
         except asyncio.TimeoutError:
             raise SshTimeout(f"the process took no input for {timeout_seconds:.1f} s") from None
         except (ConnectionError, RuntimeError) as error:
@@ -35,7 +36,7 @@ class ProcessChannel:
         stdout = self._process.stdout
         assert stdout is not None
         try:
-            return await asyncio.wait_for(stdout.readexactly(count), timeout_seconds)
+            return await within(timeout_seconds, stdout.readexactly(count))
         except asyncio.TimeoutError:
             raise SshTimeout(f"no {count} bytes of output within {timeout_seconds:.1f} s") from None
         except asyncio.IncompleteReadError as error:
@@ -51,7 +52,7 @@ class ProcessChannel:
         stdin.close()
         # Unread output keeps the transport of a dead process open.
         with suppress(asyncio.TimeoutError, ConnectionError):
-            await asyncio.wait_for(_drain(stdout), _CLOSE_SECONDS)
+            await within(_CLOSE_SECONDS, _drain(stdout))
         await self._process.wait()
 
 

@@ -20,6 +20,7 @@ from compute.clock import Clock
 from compute.errors import CallError, HostKeyMismatch, LeaseError, ProofError, SshError, SshTimeout
 from compute.proof import generator
 from compute.proof.conversation import Conversation, Question, Timed
+from compute.proof.deadline import within
 from compute.proof.fingerprint import judge_device, machine_verdict
 from compute.proof.frames import Hello
 from compute.proof.models import (
@@ -183,9 +184,7 @@ class _Machine:
     async def _prove(self, stack: AsyncExitStack) -> MachineVerdict:
         batch, claim, settings = self._batch, self._target.claim, self._batch.settings
         model, dims = self._claimed()
-        channel = await asyncio.wait_for(
-            stack.enter_async_context(self._target.connect()), timeout=settings.connect_seconds
-        )
+        channel = await within(settings.connect_seconds, stack.enter_async_context(self._target.connect()))
         worker = Conversation(channel, batch.clock)
         hello = await worker.hello(settings.device, claim.count, timeout_seconds=settings.hello_seconds)
         self._check_devices(hello)

@@ -11,7 +11,7 @@ from compute.allocation.requirements import DeviceRequirement
 from compute.clock import Clock
 from compute.errors import ComputeError, UsageError
 from compute.renter import views
-from compute.renter.failures import Exit, report
+from compute.renter.failures import Exit, Unconfirmed, report
 from compute.renter.market import Offer
 from compute.renter.options import EXAMPLE_REQUIREMENT
 from compute.renter.output import Output
@@ -327,14 +327,14 @@ def _confirm(context: Context, question: str) -> None:
     """Ask before something destructive.
 
     Raises:
-        UsageError: the answer was no, or there is nobody to ask; then it says what to run instead.
+        Unconfirmed: the answer was no, or there is nobody to ask; then it says what to run instead.
     """
     if context.arguments["yes"]:
         return
     if not context.terminal.is_interactive:
-        raise UsageError(f"{question} There is no terminal to ask at; to do it, run: {context.repeat}")
+        raise Unconfirmed(f"{question} Nobody is at a terminal to confirm it.", f"To do it, run: {context.repeat}")
     if context.terminal.ask(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
-        raise UsageError("not confirmed, nothing was done")
+        raise Unconfirmed("not confirmed, nothing was done", "To do it without being asked, add --yes.")
 
 
 def _gpu_memory(offer: Offer) -> int:

@@ -58,6 +58,14 @@ _SHORT_OF = frozenset(
 )
 
 
+class Unconfirmed(UsageError):
+    """Something destructive was not confirmed, and not done; ``next_step`` says how to confirm it."""
+
+    def __init__(self, message: str, next_step: str) -> None:
+        super().__init__(message)
+        self.next_step = next_step
+
+
 def exit_code(error: ComputeError) -> Exit:
     """The exit code of the command line for ``error``."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), Exit.LOCAL)
@@ -65,6 +73,8 @@ def exit_code(error: ComputeError) -> Exit:
 
 def advice(error: ComputeError) -> str:
     """The next thing to do, in one line."""
+    if isinstance(error, Unconfirmed):
+        return error.next_step
     if isinstance(error, LeaseError):
         if error.reason in _SHORT_OF:
             return "Ask for less, or see who has more: register.py offers --all"

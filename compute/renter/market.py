@@ -95,6 +95,15 @@ class Market:
         ]
         return sorted(await asyncio.gather(*map(ask, serving)), key=lambda offer: offer.uid)
 
+    async def locate(self, hotkey: str) -> Peer | None:
+        """Where the chain says that the miner is now, or ``None``.
+
+        Raises:
+            ChainError: no snapshot of the subnet.
+        """
+        neuron = (await self._metagraph()).by_hotkey.get(hotkey)
+        return Peer(neuron.hotkey, neuron.ip, neuron.port) if neuron is not None and neuron.is_serving else None
+
     async def check(self, offers: Sequence[Offer], requirement: DeviceRequirement) -> list[Offer]:
         """Ask each miner without a problem whether it would take ``requirement`` now; a no becomes its problem."""
         slots = asyncio.Semaphore(_CALLS_AT_ONCE)
@@ -128,6 +137,7 @@ class Market:
             candidate = Candidate(
                 hotkey=hotkey,
                 specs=offer.specs,
+                uid=offer.uid,
                 available=hotkey not in ours,
                 penalized=hotkey in penalized,
                 weight=offer.incentive,

@@ -16,6 +16,8 @@ from rich.text import Text
 
 #: In a pipe nothing is cut, so that grep and awk see whole values.
 _UNLIMITED_WIDTH = 10_000
+#: What is left at least for a column that may wrap.
+_WRAPPED_WIDTH = 40
 #: Spaces between two columns: rich's padding and its invisible line.
 _GAP = 2
 
@@ -25,11 +27,15 @@ Phase = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table. Those with the highest ``drop_order`` go first on a narrow terminal; 0 never goes."""
+    """One column of a table. Those with the highest ``drop_order`` go first on a narrow terminal; 0 never goes.
+
+    One that may ``wrap`` is broken into lines before others have to go.
+    """
 
     title: str
     drop_order: int = 0
     right: bool = False
+    wrap: bool = False
 
 
 class Output:
@@ -85,11 +91,11 @@ class Output:
         """Labelled values on stdout, one a line."""
         width = max(map(len, pairs))
         for label, value in pairs.items():
-            self._out.print(Text(f"{label:<{width}}  {value}"), soft_wrap=True)
+            self._out.print(_text(f"{label:<{width}}  {value}"), soft_wrap=True)
 
     def line(self, text: str) -> None:
         """One line of data on stdout."""
-        self._out.print(Text(text), soft_wrap=True)
+        self._out.print(_text(text), soft_wrap=True)
 
     def raw(self, stdout: str, stderr: str) -> None:
         """What a remote command printed, unchanged."""
@@ -100,7 +106,7 @@ class Output:
 
     def note(self, text: str) -> None:
         """A remark on stderr."""
-        self._err.print(Text(text))
+        self._err.print(_text(text))
 
     def error(self, text: str, *, reason: str | None, advice: str) -> None:
         """A failure and the next thing to do, on stderr; one JSON line under ``--json``."""
@@ -108,8 +114,8 @@ class Output:
             self._stderr.write(json.dumps({"error": text, "reason": reason, "next": advice}, ensure_ascii=False) + "\n")
             self._stderr.flush()
             return
-        self._err.print(Text.assemble(("error: ", "bold red"), text))
-        self._err.print(Text(advice))
+        self._err.print(Text.assemble(("error: ", "bold red"), _text(text)))
+        self._err.print(_text(advice))
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Phase]:
@@ -118,7 +124,7 @@ class Output:
             yield lambda phase: None
         elif self._err.is_terminal:
             with self._err.status(Text(title)) as status:
-                yield lambda phase: status.update(Text(f"{title}: {phase}"))
+                yield lambda phase: status.update(_text(f"{title}: {phase}"))
         else:
             yield lambda phase: self.note(f"{title}: {phase}")
 
@@ -128,21 +134,25 @@ class Output:
             padding=(0, 1, 0, 0),
             pad_edge=False,
             show_edge=False,
-            caption=Text(caption),
+            caption=_text(caption),
             caption_justify="left",
         )
         kept = _fitting(columns, rows, width)
         for index in kept:
             column = columns[index]
-            table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True)
+            table.add_column(column.title, justify="right" if column.right else "left", no_wrap=not column.wrap)
         for row in rows:
-            table.add_row(*(Text(row[index]) for index in kept))
+            table.add_row(*(_text(row[index]) for index in kept))
         return table
 
 
 def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
     widths = [
-        max([len(column.title), *(Text(row[index]).cell_len for row in rows)]) for index, column in enumerate(columns)
+        min(
+            max([len(column.title), *(Text(row[index]).cell_len for row in rows)]),
+            _WRAPPED_WIDTH if column.wrap else _UNLIMITED_WIDTH,
+        )
+        for index, column in enumerate(columns)
     ]
     kept = list(range(len(columns)))
     while sum(widths[index] for index in kept) + _GAP * (len(kept) - 1) > width:
@@ -151,3 +161,8 @@ def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: in
             break
         kept.remove(max(droppable, key=lambda index: columns[index].drop_order))
     return kept
+
+
+def _text(words: str) -> Text:
+    """Words as they are, never markup. What a peer said may be among them, so nothing in them steers the terminal."""
+    return Text("".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in words))

@@ -15,11 +15,13 @@ from typing import Any, Protocol, TextIO, TypeVar
 
 T = TypeVar("T")
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Runner:
     """One event loop for all commands of a process, because connections belong to the loop that made them.
 
-    Ctrl-C cancels what runs, waits until it has cleaned up after itself, and comes out as ``KeyboardInterrupt``.
+    Ctrl-C or SIGTERM cancels what runs, waits until it has cleaned up, and comes out as ``KeyboardInterrupt``.
     """
 
     def __init__(self) -> None:
@@ -39,20 +41,22 @@ class Runner:
         """Run ``work`` to its end and return its result.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C; ``work`` has been cancelled and has ended.
+            KeyboardInterrupt: Ctrl-C or SIGTERM; ``work`` has been cancelled and has ended.
         """
         task = self._loop.create_task(work)
-        # Signal handlers belong to the main thread; elsewhere Ctrl-C never arrives.
+        # Signal handlers belong to the main thread; elsewhere no signal arrives.
         listening = threading.current_thread() is threading.main_thread()
         if listening:
-            self._loop.add_signal_handler(signal.SIGINT, task.cancel)
+            for number in _SIGNALS:
+                self._loop.add_signal_handler(number, task.cancel)
         try:
             return self._loop.run_until_complete(task)
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         finally:
             if listening:
-                self._loop.remove_signal_handler(signal.SIGINT)
+                for number in _SIGNALS:
+                    self._loop.remove_signal_handler(number)
 
 
 class Terminal(Protocol):
@@ -78,7 +82,7 @@ class Terminal(Protocol):
 
 
 class SystemTerminal:
-    """The process's own standard streams. Questions go to stderr, because stdout is data."""
+    """The process's own standard streams. Questions go to stderr, because stdout is data, and to nobody in a pipe."""
 
     def __init__(self, stdin: TextIO, stderr: TextIO) -> None:
         self._stdin = stdin
@@ -91,8 +95,9 @@ class SystemTerminal:
     def ask(self, question: str) -> str:
         if self.is_interactive and self._stdin is sys.stdin and sys.stdout.isatty():
             return _edited_line(question)
-        self._stderr.write(question)
-        self._stderr.flush()
+        if self.is_interactive:
+            self._stderr.write(question)
+            self._stderr.flush()
         line = self._stdin.readline()
         if not line:
             raise EOFError

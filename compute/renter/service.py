@@ -9,13 +9,22 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from compute.allocation.answers import SignedAnswers
-from compute.allocation.client import SECONDS_PER_DAY, AllocationClient, Change, KeyLine, LeaseKeys, run_to_end
+from compute.allocation.client import AllocationClient, Change, KeyLine
 from compute.allocation.keys import check_public_line, fingerprint
 from compute.allocation.requirements import DeviceRequirement
 from compute.clock import Clock
-from compute.errors import CallError, ComputeError, HostKeyMismatch, LeaseError, NotFound, SshError, UsageError
+from compute.errors import (
+    CallError,
+    ChainError,
+    ComputeError,
+    HostKeyMismatch,
+    LeaseError,
+    NotFound,
+    SshError,
+    UsageError,
+)
 from compute.options import kinds
-from compute.reasons import Refusal
+from compute.renter.leasing import LOGIN_TIMEOUT_SECONDS, Leasing, Phase
 from compute.renter.market import Market, Offer
 from compute.renter.names import MAX_NAME_CHARACTERS, is_name, new_name
 from compute.renter.records import GrantRecord, GrantState, Penalty, RenterStore
@@ -28,9 +37,6 @@ if TYPE_CHECKING:
     from compute.chain import Metagraph
     from compute.ssh import CommandResult
 
-LOGIN_TIMEOUT_SECONDS = 15.0
-LOGIN_ATTEMPTS = 5
-LOGIN_RETRY_SECONDS = 2.0
 #: How many machines one ``allocate`` tries before it gives up.
 MAX_ATTEMPTS = 5
 DEFAULT_DAYS = 90
@@ -38,10 +44,6 @@ DEFAULT_HOTKEY_DAYS = 30
 #: What a miner allows at most.
 MAX_DAYS = 366
 
-#: After these the miner may hold a lease that this side has not seen the end of.
-_MAYBE_HELD = frozenset({Refusal.STARTING, Refusal.BAD_ANSWER, Refusal.UNPINNED, Refusal.UNSPECIFIED})
-
-Phase = Callable[[str], None]
 T = TypeVar("T")
 
 
@@ -79,6 +81,7 @@ class RenterService:
         self._market = Market(
             metagraph=metagraph, caller=caller, client=self._client, gpu_scores=gpu_scores, proofs=proofs
         )
+        self._leasing = Leasing(client=self._client, store=store, remote=remote, clock=clock)
         self._store = store
         self._remote = remote
         self._clock = clock
@@ -141,7 +144,9 @@ class RenterService:
             taken = self._store.names()
             free = name if name is not None and name not in taken else new_name(taken, random.SystemRandom())
             try:
-                return await self._lease(offer, requirement, days, free, allow_unpinned, on_phase)
+                return await self._leasing.lease(
+                    offer, requirement, days=days, name=free, allow_unpinned=allow_unpinned, on_phase=on_phase
+                )
             except (LeaseError, CallError, SshError) as error:
                 on_phase(f"{offer.peer.hotkey[:8]}… did not work out: {error}")
                 failures.append(error)
@@ -177,7 +182,7 @@ class RenterService:
         """
         record = self.get(name)
         try:
-            live = await self._client.owns(record.peer, record.keys)
+            live = await self._asking(record, lambda here: self._client.owns(here.peer, here.keys))
         except (LeaseError, CallError) as error:
             return Liveness(None, str(error))
         return Liveness(live, "the miner confirms it" if live else "the miner no longer holds it")
@@ -186,21 +191,22 @@ class RenterService:
         """Run a command on the machine over SSH, its host key pinned, and return exit code and output.
 
         Raises:
+            UsageError: no command, or the machine is paused.
             NotFound: no such allocation.
             LeaseError: it never came up.
             SshError: no connection, another host key, too late, or too much output.
         """
         if not argv:
             raise UsageError("no command to run")
-        return await self._remote.run(self.get(name).grant(), argv, timeout_seconds=timeout_seconds)
+        return await self._remote.run(self._running(name).grant(), argv, timeout_seconds=timeout_seconds)
 
     async def ssh(self, name: str, command: Sequence[str] = ()) -> AbstractContextManager[list[str]]:
         """The argument list of the system's ssh for the machine; its key files last as long as the returned context.
 
         Raises:
-            NotFound, LeaseError, SshError: as :meth:`execute`.
+            UsageError, NotFound, LeaseError, SshError: as :meth:`execute`.
         """
-        record = self.get(name)
+        record = self._running(name)
         grant = record.grant()
         line = await self._remote.host_key_line(grant.host, grant.port, timeout_seconds=LOGIN_TIMEOUT_SECONDS)
         if fingerprint(line) != grant.host_key:
@@ -219,7 +225,7 @@ class RenterService:
             CallError: no answer; the record stays, see :meth:`forget`.
         """
         record = self.get(name)
-        await self._client.deallocate(record.peer, record.keys)
+        await self._asking(record, lambda here: self._client.deallocate(here.peer, here.keys))
         self._store.delete(record.name)
 
     def forget(self, name: str) -> None:
@@ -261,9 +267,10 @@ class RenterService:
             UsageError: the days make no sense.
             NotFound, LeaseError, CallError: as :meth:`deallocate`.
         """
+        days = _valid_days(days)
         record = self.get(name)
-        grant = await self._client.extend(record.grant(), days=_valid_days(days))
-        record = replace(record, ends_at=grant.ends_at)
+        grant = await self._asking(record, lambda here: self._client.extend(here.grant(), days=days))
+        record = replace(record, peer=grant.peer, ends_at=grant.ends_at)
         self._store.save(record)
         return record
 
@@ -274,8 +281,8 @@ class RenterService:
             NotFound, LeaseError, CallError: as :meth:`deallocate`.
         """
         record = self.get(name)
-        grant = await self._client.renew_session_key(record.grant())
-        self._store.save(replace(record, keys=grant.keys))
+        grant = await self._asking(record, lambda here: self._client.renew_session_key(here.grant()))
+        self._store.save(replace(record, peer=grant.peer, keys=grant.keys))
 
     async def install_terminal_key(self, name: str, public_line: str) -> None:
         """Let a key of one's own log in too: line 2 of the machine's ``authorized_keys``.
@@ -288,7 +295,7 @@ class RenterService:
             line = check_public_line(public_line)
         except LeaseError as error:
             raise UsageError(str(error)) from None
-        await self._client.exchange_key(self.get(name).grant(), line, KeyLine.TERMINAL)
+        await self._asking(self.get(name), lambda here: self._client.exchange_key(here.grant(), line, KeyLine.TERMINAL))
 
     def penalize(self, hotkey: str, note: str = "") -> None:
         """Take no more machines from this miner when allocating by requirement.
@@ -311,10 +318,31 @@ class RenterService:
         """Every penalty, oldest first."""
         return self._store.penalties()
 
+    def _running(self, name: str) -> GrantRecord:
+        record = self.get(name)
+        if record.state is GrantState.PAUSED:
+            raise UsageError(f"{record.name} is paused: resume it first")
+        return record
+
     async def _change(self, name: str, change: Change, state: GrantState) -> None:
         record = self.get(name)
-        await self._client.change(record.grant(), change)
-        self._store.save(replace(record, state=state))
+        await self._asking(record, lambda here: self._client.change(here.grant(), change))
+        self._store.save(replace(self.get(record.name), state=state))
+
+    async def _asking(self, record: GrantRecord, work: Callable[[GrantRecord], Awaitable[T]]) -> T:
+        """Do ``work`` with the record; if nobody answers and the chain knows a new address, with that one."""
+        try:
+            return await work(record)
+        except CallError:
+            try:
+                peer = await self._market.locate(record.hotkey)
+            except ChainError:
+                peer = None
+            if peer is None or peer == record.peer:
+                raise
+        moved = replace(record, peer=peer)
+        self._store.save(moved)
+        return await work(moved)
 
     def _require_free(self, name: str) -> None:
         if not is_name(name):
@@ -332,85 +360,6 @@ class RenterService:
         if not best:
             raise NotFound(f"none of the {len(offers)} serving miners has a free machine for this requirement")
         return best
-
-    async def _lease(
-        self,
-        offer: Offer,
-        requirement: DeviceRequirement,
-        days: int,
-        name: str,
-        allow_unpinned: bool,
-        on_phase: Phase,
-    ) -> GrantRecord:
-        """Lease one machine and log in once.
-
-        The record is written before the miner is asked, so that a crash in between leaves something to deallocate.
-        """
-        hotkey = offer.peer.hotkey
-        if hotkey in self._store.hotkeys():
-            raise LeaseError(Refusal.BUSY, f"you already rent the machine of {hotkey}")
-        await self._client.check(offer.peer, requirement, days=days)
-        now = self._clock.now()
-        record = GrantRecord(
-            name=name,
-            peer=offer.peer,
-            state=GrantState.STARTING,
-            machine=offer.describe(),
-            requirement=requirement.to_wire(),
-            created_at=now,
-            ends_at=now + days * SECONDS_PER_DAY,
-            keys=await LeaseKeys.generate(),
-        )
-        self._store.save(record)
-        try:
-            on_phase("starting the machine")
-            grant = await self._client.allocate(
-                offer.peer, requirement, days=days, keys=record.keys, allow_unpinned=allow_unpinned
-            )
-            record = record.granted(grant)
-            self._store.save(record)
-            on_phase("logging in")
-            record = await self._log_in(record)
-            self._store.save(record)
-        except BaseException as error:
-            await run_to_end(self._abandon(record, error, on_phase))
-            raise
-        self._store.note_outcome(hotkey, now, good=True)
-        return record
-
-    async def _abandon(self, record: GrantRecord, error: BaseException, on_phase: Phase) -> None:
-        """Give back what may be held, and drop the record unless the miner still holds it or does not answer."""
-        refused = isinstance(error, LeaseError) and error.reason not in _MAYBE_HELD
-        try:
-            if not refused:
-                await self._client.deallocate(record.peer, record.keys)
-        except (LeaseError, CallError) as failure:
-            on_phase(f"could not give {record.name} back, it stays on the list: {failure}")
-        else:
-            self._store.delete(record.name)
-        if isinstance(error, ComputeError):
-            self._store.note_outcome(record.hotkey, record.created_at, good=False)
-
-    async def _log_in(self, record: GrantRecord) -> GrantRecord:
-        """Log in once; where no host key was named and that was allowed, the one that answers is pinned from now on."""
-        grant = record.grant()
-        for attempt in range(1, LOGIN_ATTEMPTS + 1):
-            try:
-                if grant.host_key is None:
-                    line = await self._remote.host_key_line(
-                        grant.host, grant.port, timeout_seconds=LOGIN_TIMEOUT_SECONDS
-                    )
-                    record = replace(record, host_key=fingerprint(line), trusted_on_first_use=True)
-                    grant = record.grant()
-                await self._remote.run(grant, ["true"], timeout_seconds=LOGIN_TIMEOUT_SECONDS)
-                break
-            except HostKeyMismatch:
-                raise
-            except SshError:
-                if attempt == LOGIN_ATTEMPTS:
-                    raise
-                await self._clock.sleep(LOGIN_RETRY_SECONDS)
-        return record
 
 
 def _only(offers: Sequence[Offer], hotkey: str) -> list[Offer]:

@@ -31,10 +31,15 @@ OFFER_COLUMNS = (
     Column("RAM GIB", 3, right=True),
     Column("DISK GIB", 5, right=True),
     Column("PROVEN", 6),
-    Column("STATUS"),
+    Column("STATUS", wrap=True),
     Column("HOTKEY", 7),
 )
-RANKING_COLUMNS = (Column("RANK", right=True), Column("HOTKEY"), Column("WHY"))
+RANKING_COLUMNS = (
+    Column("RANK", right=True),
+    Column("UID", right=True),
+    Column("WHY", wrap=True),
+    Column("HOTKEY", 1),
+)
 PENALTY_COLUMNS = (Column("HOTKEY"), Column("SINCE", 1), Column("NOTE"))
 
 
@@ -131,12 +136,13 @@ def offer_rows(offers: Sequence[Offer]) -> list[list[str]]:
 
 def explanation_json(explanation: Explanation) -> dict[str, object]:
     """One line of a ranking for programs."""
-    return {"rank": explanation.rank, "hotkey": explanation.candidate.hotkey, "why": explanation.why}
+    candidate = explanation.candidate
+    return {"rank": explanation.rank, "uid": candidate.uid, "hotkey": candidate.hotkey, "why": explanation.why}
 
 
 def explanation_rows(ranking: Sequence[Explanation]) -> list[list[str]]:
     """Rows for ``RANKING_COLUMNS``."""
-    return [[str(entry.rank or "-"), entry.candidate.hotkey, entry.why] for entry in ranking]
+    return [[str(entry.rank or "-"), str(entry.candidate.uid), entry.why, entry.candidate.hotkey] for entry in ranking]
 
 
 def penalty_json(penalty: Penalty) -> dict[str, object]:

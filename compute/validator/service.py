@@ -215,6 +215,7 @@ class ValidatorService:
             if not is_due(
                 history,
                 claim if fact.reason is ProofReason.OK else None,
+                fact.at,
                 registered_at=neuron.registered_at,
                 block=block,
                 now=now,

@@ -96,6 +96,7 @@ def standing(history: VerdictHistory, *, registered_at: int, now: float, rounds:
 def is_due(
     history: VerdictHistory,
     claim: Claim | None,
+    claimed_at: float,
     *,
     registered_at: int,
     block: int,
@@ -105,8 +106,10 @@ def is_due(
 ) -> bool:
     """Whether a machine is to be proven: never yet, its interval is over, or a retry is due.
 
-    A retry is due after a failure, until the retries are used up, and after an ok verdict for another ``claim``
-    (None: the machine no longer claims anything, or no longer answers): ``retry_interval_seconds`` later.
+    A retry is due ``retry_interval_seconds`` after a failure until the retries are used up, and after that once an
+    unreachable machine has answered again; and after an ok verdict for another ``claim`` than now (None: the machine
+    no longer claims anything, or no longer answers). ``claimed_at`` is when it last said so, in Unix seconds like
+    ``now``.
     """
     latest = history.latest
     if latest is None or latest.block < registered_at:
@@ -116,7 +119,8 @@ def is_due(
     if now - latest.at < rounds.retry_interval_seconds:
         return False
     if latest.reason is not ProofReason.OK:
-        return history.failures <= rounds.retry_limit
+        is_back = latest.reason is ProofReason.UNREACHABLE and claim is not None and claimed_at > latest.at
+        return is_back or history.failures <= rounds.retry_limit
     return claim != Claim(latest.claim_gpu, latest.claim_count)
 
 

@@ -51,6 +51,11 @@ def test_the_tightest_fit_goes_first() -> None:
     assert order(H200, L40, L4) == ["l4", "l40", "h200"]
 
 
+def test_fewer_gpus_are_tighter_even_of_a_model_without_a_score() -> None:
+    one, two = (replace(L4, hotkey=str(count), specs=machine("new", count, mib=1024)) for count in (1, 2))
+    assert {order(one, two, seed=seed)[0] for seed in range(8)} == {"1"}
+
+
 def test_no_h200_for_what_an_l4_serves_however_reliable_it_is() -> None:
     assert order(replace(H200, reliability=1.0), replace(L4, reliability=0.1)) == ["l4", "h200"]
 

@@ -13,7 +13,7 @@ from compute.localnet.demo.cast import LIE
 from compute.proof.calibrate import Calibration
 
 RETRY_SECONDS = 2.0
-RETRIES = 4
+RETRIES = 20
 
 
 def write_config(path: Path, calibration: Calibration) -> None:

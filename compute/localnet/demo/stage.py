@@ -135,7 +135,7 @@ class Stage:
             runtime = LocalRuntime(leases, chain_endpoint="ws://127.0.0.1")
             for status in runtime.list():
                 runtime.stop(status.lease_id)
-        self.node.stop()
+        self.node.close()
 
     def _shared_options(self, name: str) -> list[str]:
         return [

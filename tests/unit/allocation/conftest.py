@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from compute.allocation.fake import FakeRuntime
+from compute.allocation.fake import FakeMachine, FakeRuntime
 from compute.allocation.keys import RenterKey, SecretBox, SessionKey
 from compute.allocation.leases import Lease, LeaseStore, Owner
 from compute.allocation.manager import LeaseManager, LeaseRequest
@@ -42,14 +42,6 @@ SPECS = MachineSpecs(
 )
 
 
-async def until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
-    """Let the event loop run until ``condition`` holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came true"
-        await asyncio.sleep(0.001)
-
-
 @dataclass
 class Miner:
     """One life of a miner process; ``again`` gives the next one on the same disk and the same machine."""
@@ -57,13 +49,15 @@ class Miner:
     folder: Path
     clock: ManualClock
     box: SecretBox
-    runtime: FakeRuntime
+    machines: dict[str, FakeMachine] = field(default_factory=dict)
     specs: MachineSpecs = SPECS
+    runtime: FakeRuntime = field(init=False)
     store: LeaseStore = field(init=False)
     manager: LeaseManager = field(init=False)
     service: AllocateService = field(init=False)
 
     def __post_init__(self) -> None:
+        self.runtime = FakeRuntime(self.machines)
         self.database = Database(self.folder / "miner.db")
         self.store = LeaseStore(self.database, self.box)
         self.manager = LeaseManager(
@@ -74,7 +68,7 @@ class Miner:
     async def again(self) -> Miner:
         """The next life, started; the old one is closed as far as it still lives."""
         await self.close()
-        miner = Miner(self.folder, self.clock, self.box, FakeRuntime(self.runtime.machines), self.specs)
+        miner = Miner(self.folder, self.clock, self.box, self.machines, self.specs)
         await miner.manager.start()
         return miner
 
@@ -88,6 +82,28 @@ class Miner:
     def only(self) -> Lease:
         (lease,) = self.store.live()
         return lease
+
+
+Until = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+def until() -> Until:
+    """Let the event loop run until a condition holds.
+
+    ``passing`` is a clock that moves on by a second at each look: the scheduler may have been between reading the
+    clock and going to sleep when a test moved it.
+    """
+
+    async def run_until(condition: Callable[[], object], *, passing: ManualClock | None = None) -> None:
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline, "the condition never came true"
+            await asyncio.sleep(0.001)
+            if passing is not None:
+                passing.advance(1)
+
+    return run_until
 
 
 @pytest.fixture(scope="session")
@@ -112,10 +128,15 @@ def ssh_key() -> SessionKey:
 
 @pytest.fixture
 async def miner(tmp_path: Path) -> AsyncIterator[Miner]:
-    miner = Miner(tmp_path, ManualClock(), SecretBox(bytes(32)), FakeRuntime())
+    miner = Miner(tmp_path, ManualClock(), SecretBox(bytes(32)))
     await miner.manager.start()
     yield miner
     await miner.close()
+
+
+@pytest.fixture
+def miner_type() -> type[Miner]:
+    return Miner
 
 
 MakeRequest = Callable[..., LeaseRequest]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +12,7 @@ states = st.sampled_from(LeaseState)
 
 def test_the_way_of_a_good_lease() -> None:
     way = ["free", "reserved", "starting", "active", "paused", "active", "stopping", "free"]
-    for current, following in zip(way, way[1:], strict=False):
+    for current, following in itertools.pairwise(way):
         assert may_move(LeaseState(current), LeaseState(following))
 
 
@@ -30,7 +32,7 @@ def test_a_walk_by_the_table_frees_the_machine_only_by_taking_it_down(wishes: li
     for wish in wishes:
         if may_move(walk[-1], wish):
             walk.append(wish)
-    for before, after in zip(walk, walk[1:], strict=False):
+    for before, after in itertools.pairwise(walk):
         assert before is not after
         if after is LeaseState.FREE:
             assert before is LeaseState.STOPPING

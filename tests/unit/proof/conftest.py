@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -34,6 +36,7 @@ def prove(clock: ManualClock) -> Prove:
         on_verdict: OnVerdict = lambda target, verdict: None,
         executor: Executor | None = None,
         clock: Clock = clock,
+        **changes: Any,
     ) -> list[MachineVerdict]:
         with ThreadPoolExecutor(1) as own:
             return await prove_batch(
@@ -41,7 +44,7 @@ def prove(clock: ManualClock) -> Prove:
                 validator_hotkey="validator",
                 models={model.name: model},
                 tolerance_pairs=[],
-                settings=settings,
+                settings=replace(settings, **changes),
                 on_verdict=on_verdict,
                 executor=executor or own,
                 clock=clock,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_the_digests_of_the_wire_never_change() -> None:
 )
 def test_torch_agrees_bit_for_bit(key: bytes, half: int, count: int, step: int, seed: int) -> None:
     rows = _rows(count, 2 * half, seed)
-    words = worker.struct.unpack("<4i", key[:16])
+    words = struct.unpack("<4i", key[:16])
     key_words = worker.make_keys(torch.arange(half), words)
     theirs = worker.row_digests(torch.from_numpy(rows), key_words, step)
     np.testing.assert_array_equal(digest.row_digests(rows, digest.word_keys(2 * half, key)), theirs.numpy())

@@ -102,7 +102,7 @@ def test_deallocate_without_a_terminal_says_what_to_run_and_does_nothing(world: 
     ran = world.run("deallocate", name)
     assert ran.code == Exit.USAGE
     assert ran.stdout == ""
-    assert f"run: register.py deallocate {name} --yes" in ran.stderr
+    assert f"To do it, run: register.py deallocate {name} --yes" == ran.stderr.splitlines()[-1]
     assert world.small.owner is not None
 
 
@@ -298,6 +298,14 @@ def test_eighty_columns_drop_the_least_and_say_so(world: Any) -> None:
         assert "HOTKEY" in ran.stderr
         assert "NVIDIA" in plain
     assert "STATUS" in ran.stdout
+
+
+def test_explanations_wrap_rather_than_end_in_dots(world: Any) -> None:
+    ran = world.run("allocate", "--explain", width=80)
+    assert max(map(len, ran.stdout.splitlines())) <= 80
+    assert "…" not in ran.stdout
+    assert "larger than needed" in ran.stdout
+    assert "no room for: HOTKEY" in ran.stderr
 
 
 def test_a_pipe_cuts_nothing(world: Any) -> None:

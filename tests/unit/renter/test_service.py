@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from compute.allocation.keys import SecretBox, SessionKey
 from compute.allocation.requirements import DeviceRequirement
-from compute.errors import CallError, HostKeyMismatch, LeaseError, NotFound, SshError, StoreError, UsageError
+from compute.errors import (
+    CallError,
+    ChainUnreachable,
+    HostKeyMismatch,
+    LeaseError,
+    NotFound,
+    SshError,
+    StoreError,
+    UsageError,
+)
 from compute.reasons import Refusal
 from compute.renter.fake import kind_of
 from compute.renter.records import GrantState, RenterStore
@@ -323,3 +333,35 @@ async def test_execute_needs_a_command(world: Any) -> None:
 async def test_a_second_start_finds_what_the_first_left(world: Any) -> None:
     record = await world.service.allocate(ONE_GPU)
     assert RenterStore(world.database, world.box).all() == [record]
+
+
+async def test_a_miner_that_moved_is_found_again(world: Any) -> None:
+    name = (await world.service.allocate(ONE_GPU)).name
+    world.small.peer = replace(world.small.peer, port=9999)
+    await world.service.pause(name)
+    assert world.service.get(name).peer.port == 9999
+    assert world.service.get(name).state is GrantState.PAUSED
+    world.small.peer = replace(world.small.peer, ip="127.0.0.8")
+    await world.service.deallocate(name)
+    assert world.small.owner is None
+
+
+async def test_without_a_chain_the_miners_silence_is_what_is_told(world: Any) -> None:
+    name = (await world.service.allocate(ONE_GPU)).name
+    world.small.peer = replace(world.small.peer, port=9999)
+
+    async def unreachable() -> Any:
+        raise ChainUnreachable("no chain")
+
+    world.service._market._metagraph = unreachable
+    with pytest.raises(CallError, match="nobody at"):
+        await world.service.deallocate(name)
+    assert world.service.get(name).peer.port == 8091
+
+
+async def test_a_paused_machine_is_not_logged_in_to(world: Any) -> None:
+    name = (await world.service.allocate(ONE_GPU)).name
+    await world.service.pause(name)
+    for work in (world.service.execute(name, ["true"]), world.service.ssh(name)):
+        with pytest.raises(UsageError, match="resume it first"):
+            await work

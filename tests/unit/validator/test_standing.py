@@ -71,8 +71,21 @@ def test_a_hotkey_that_registers_again_starts_anew() -> None:
     ],
 )
 def test_due(history: VerdictHistory, claim: Claim | None, block: int, now: float, due: bool) -> None:
-    answer = is_due(history, claim, registered_at=0, block=block, now=now, interval_blocks=360, rounds=ROUNDS)
+    answer = is_due(history, claim, now, registered_at=0, block=block, now=now, interval_blocks=360, rounds=ROUNDS)
     assert answer is due
+
+
+def test_a_machine_that_is_back_is_proven_although_its_retries_are_used_up() -> None:
+    gone = VerdictHistory(replace(FAILED, reason=ProofReason.UNREACHABLE), OK, 9)
+
+    def due(claim: Claim | None, claimed_at: float) -> bool:
+        return is_due(
+            gone, claim, claimed_at, registered_at=0, block=201, now=2100.0, interval_blocks=360, rounds=ROUNDS
+        )
+
+    assert due(H200, claimed_at=2050.0)
+    assert not due(H200, claimed_at=1999.0)
+    assert not due(None, claimed_at=2050.0)
 
 
 def test_a_claim_is_one_model() -> None:

@@ -1,0 +1,34 @@
+"""The demo as its users run it: one command, one JSON object, an exit status that tells the truth."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+_SECONDS = 280
+
+
+def test_the_demo_pays_the_honest_and_nobody_else() -> None:
+    command = [sys.executable, "-m", "compute.localnet", "demo", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+
+    one, two, liar, dying = result["miners"]
+    assert one["verdict"]["reason"] == two["verdict"]["reason"] == "ok"
+    assert (one["verdict"]["count"], two["verdict"]["count"]) == (1, 2)
+    assert two["weight"] == pytest.approx(2 * one["weight"], rel=1e-3)
+    assert two["score"] == pytest.approx(2 * one["score"])
+    assert liar["claim"] == {"gpu": "NVIDIA H100 80GB HBM3", "count": 1}
+    for cheat in (liar, dying):
+        assert cheat["verdict"]["reason"] != "ok"
+        assert cheat["score"] == cheat["weight"] == 0.0
+    assert result["rental"]["uid"] == two["uid"]
+    assert result["rental"]["output"].startswith("Linux")
+    assert result["chain"]["weights_match"] is True
+    assert result["chain"]["epoch"] >= 1

@@ -1,0 +1,113 @@
+"""SIGKILL to one process after the other: no other one ends, and the validator's next round shows the truth."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from compute.localnet.demo.cast import Actor, Kind
+from compute.localnet.demo.settings import write_config
+from compute.localnet.demo.stage import VALIDATOR, Stage
+from compute.proof.calibrate import calibrate_cpu
+from compute.reasons import ProofReason
+from compute.store import Database
+from compute.validator.facts import FactStore, WeightsState
+from compute.validator.status import MinerRow, miner_rows
+
+pytestmark = pytest.mark.e2e
+
+_SECONDS = 90.0
+
+
+class Subnet:
+    """Two honest miners of one device each, a validator and a chain, seen through the validator's database."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    def rows(self) -> dict[str, MinerRow]:
+        database = Database(self.stage.database_path(VALIDATOR))
+        try:
+            by_hotkey = {row.hotkey: row for row in miner_rows(FactStore(database))}
+        finally:
+            database.close()
+        names = {self.stage.hotkey(actor.name): actor.name for actor in self.stage.actors}
+        return {names[hotkey]: row for hotkey, row in by_hotkey.items()}
+
+    def confirmed_block(self) -> int:
+        database = Database(self.stage.database_path(VALIDATOR))
+        try:
+            entry = FactStore(database).last_weights((WeightsState.CONFIRMED,))
+        finally:
+            database.close()
+        return entry.block if entry is not None else -1
+
+    def weights(self) -> dict[str, float]:
+        return {name: row.weight for name, row in self.rows().items()}
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async def poll() -> None:
+            while not condition():
+                fallen = self.stage.fallen()
+                assert fallen is None, self.stage.log_tail(fallen or "")
+                await asyncio.sleep(0.2)
+
+        await asyncio.wait_for(poll(), _SECONDS)
+
+    def kill(self, name: str) -> None:
+        process = self.stage.processes.pop(name)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+async def subnet(tmp_path: Path) -> AsyncIterator[Subnet]:
+    actors = [Actor("one", Kind.HONEST), Actor("two", Kind.HONEST)]
+    stage = Stage(tmp_path, actors, block_seconds=0.25)
+    try:
+        write_config(stage.config_path, await calibrate_cpu(runs=1))
+        stage.start_chain()
+        for name in (VALIDATOR, "one", "two"):
+            stage.register(name)
+        for actor in actors:
+            stage.start_miner(actor)
+        stage.start_validator()
+        yield Subnet(stage)
+    finally:
+        stage.close()
+
+
+async def test_any_process_may_be_killed(subnet: Subnet) -> None:
+    stage = subnet.stage
+
+    def both_are_paid() -> bool:
+        return subnet.weights() == {"one": pytest.approx(0.5), "two": pytest.approx(0.5)}
+
+    await subnet.until(both_are_paid)
+
+    # The validator: a new one goes on where it was, and sets weights again.
+    before = subnet.confirmed_block()
+    subnet.kill(VALIDATOR)
+    stage.start_validator()
+    await subnet.until(lambda: subnet.confirmed_block() > before)
+    assert both_are_paid()
+
+    # The chain: nobody else ends; when it is back, it is the same chain, and gets weights again.
+    before = subnet.confirmed_block()
+    stage.node.kill()
+    await subnet.until(lambda: "no chain at" in stage.log_tail(VALIDATOR))
+    stage.node.start()
+    await subnet.until(lambda: subnet.confirmed_block() > before)
+    assert both_are_paid()
+
+    # A miner: its weight falls to nothing, the other's does not; when it is back, it is paid again.
+    subnet.kill("two")
+    await subnet.until(lambda: subnet.weights() == {"one": pytest.approx(1.0), "two": 0.0})
+    assert subnet.rows()["two"].reason is ProofReason.UNREACHABLE
+    assert subnet.rows()["one"].reason is ProofReason.OK
+    stage.start_miner(stage.actors[1])
+    await subnet.until(both_are_paid)

@@ -1,0 +1,56 @@
+from compute.access import AccessPolicy
+from compute.chain import Metagraph
+from compute.chain_fake import FakeChain
+from compute.clock import ManualClock
+from compute.miner.gate import MinerGate
+
+
+def gate_of(chain: FakeChain, **policy: object) -> MinerGate:
+    gate = MinerGate(AccessPolicy(**policy), ManualClock())  # type: ignore[arg-type]
+    gate.update(Metagraph(27, 100, tuple(chain.neurons)))
+    return gate
+
+
+def test_before_the_first_snapshot_nobody_is_known() -> None:
+    gate = MinerGate(AccessPolicy(), ManualClock())
+    assert gate.refusal("anybody", "Specs") == "metagraph_unknown"
+
+
+def test_a_validator_with_stake_and_permit_may_call() -> None:
+    chain = FakeChain("miner")
+    chain.add("validator", stake=2000.0, validator_permit=True)
+    chain.add("poor", stake=1023.9, validator_permit=True)
+    chain.add("unpermitted", stake=2000.0)
+    gate = gate_of(chain)
+    assert gate.refusal("validator", "Specs") is None
+    assert gate.refusal("poor", "Specs") == "not_enough_stake"
+    assert gate.refusal("unpermitted", "Specs") == "no_permit"
+    assert gate.refusal("stranger", "Specs") == "not_registered"
+    assert gate_of(chain, allow_not_enough_stake=True).refusal("poor", "Allocate") is None
+
+
+def test_versions_of_validators_make_the_quorum() -> None:
+    chain = FakeChain("miner")
+    chain.add("old", stake=2000.0, validator_permit=True, version=100)
+    for number in range(3):
+        chain.add(f"new-{number}", stake=2000.0, validator_permit=True, version=200)
+    for number in range(50):
+        chain.add(f"miner-{number}", version=100)
+    assert gate_of(chain).refusal("old", "Specs") == "old_version"
+    assert gate_of(chain, updated_threshold_percent=80).refusal("old", "Specs") is None
+
+
+def test_priority_is_stake_and_synapse() -> None:
+    chain = FakeChain("miner")
+    chain.add("validator", stake=2000.0, validator_permit=True)
+    gate = gate_of(chain)
+    assert gate.priority("validator", "Allocate") == 2003.0
+    assert gate.priority("stranger", "Specs") == 1.0
+
+
+def test_a_caller_has_a_burst_and_then_a_rate() -> None:
+    gate = gate_of(FakeChain("miner"))
+    answers = [gate.overuse("validator") for _ in range(100)]
+    assert answers[:60] == [None] * 60
+    assert answers[-1] == "rate_limited"
+    assert gate.overuse("another") is None

@@ -1,0 +1,107 @@
+"""The real worker, in real processes, through real pipes. Each process imports torch, so there are few of them."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compute.clock import SystemClock
+from compute.errors import ProofError
+from compute.proof import bootstrap, worker
+from compute.proof.conversation import Conversation
+from compute.proof.models import Claim, GpuModel, ProofSettings
+from compute.proof.pipes import local_worker
+from compute.proof.session import Target
+from compute.proof.statement import Dims
+from compute.reasons import ProofReason
+
+SOURCE = Path(worker.__file__).read_text(encoding="utf-8")
+MODEL = GpuModel("CPU core", tflops16=1e-6, vram_gb=1.0, bandwidth_gbs=None)
+# Three tiles, the last one short; three blocks, the last one short.
+SETTINGS = ProofSettings(device="cpu", rows=2500, k=256, columns=128, tile_rows=1024, min_passes=5, max_passes=5)
+DIMS = Dims(rows=64, k=32, columns=32, passes=3, tile_rows=64)
+
+
+async def test_an_honest_machine_proves_both_its_devices(prove: Any) -> None:
+    target = Target("miner", Claim("CPU core", 2), local_worker)
+    (verdict,) = await prove([target], model=MODEL, settings=SETTINGS, clock=SystemClock())
+    assert (verdict.reason, verdict.gpu, verdict.count, verdict.detail) == (ProofReason.OK, "CPU core", 2, "")
+    for device in verdict.devices:
+        assert device.tflops16 is not None
+        assert device.compute_seconds is not None
+        assert 0 < device.tflops16 < 100
+        assert 0 < device.compute_seconds < 20
+        assert device.vram_bytes == 2 * 2500 * 128
+
+
+async def test_a_real_worker_is_slower_than_a_claim_of_something_better(prove: Any) -> None:
+    target = Target("miner", Claim("CPU core", 1), local_worker)
+    better = GpuModel("CPU core", tflops16=1e6, vram_gb=1.0, bandwidth_gbs=None)
+    (verdict,) = await prove([target], model=better, settings=SETTINGS, clock=SystemClock())
+    assert (verdict.reason, verdict.count) == (ProofReason.SLOWER_THAN_CLAIMED, 0)
+
+
+async def test_a_worker_without_a_gpu_shows_none_and_says_so_when_asked_for_one() -> None:
+    async with local_worker() as channel:
+        conversation = Conversation(channel, SystemClock())
+        hello = await conversation.hello("cuda", 1, timeout_seconds=60.0)
+        if hello.devices:
+            pytest.skip("this machine has a GPU")
+        with pytest.raises(ProofError) as caught:
+            await conversation.prepare(DIMS, "cuda", 1, ("v", "m"), timeout_seconds=60.0)
+        assert caught.value.reason is ProofReason.DEVICE_COUNT_MISMATCH
+
+
+async def test_a_statement_beyond_the_memory_is_not_resident() -> None:
+    huge = Dims(rows=2**31 - 1, k=2, columns=32768, passes=3, tile_rows=64)
+    async with local_worker() as channel:
+        conversation = Conversation(channel, SystemClock())
+        await conversation.hello("cpu", 1, timeout_seconds=60.0)
+        with pytest.raises(ProofError, match="memory") as caught:
+            await conversation.prepare(huge, "cpu", 1, ("v", "m"), timeout_seconds=60.0)
+        assert caught.value.reason is ProofReason.NOT_RESIDENT
+
+
+def test_the_bootstrap_works_as_one_shell_command_and_ends_with_its_input() -> None:
+    command = shlex.join(bootstrap.bootstrap_argv(sys.executable))
+    environment = {**os.environ, "OMP_NUM_THREADS": "7"}
+    source = b"import os, sys; print(__name__, sys.stdin.buffer.read(3), flush=True)\n"
+    ended = subprocess.run(
+        ["/bin/sh", "-c", command],
+        input=b"%d\n" % len(source) + source + b"abc",
+        capture_output=True,
+        timeout=60,
+        check=True,
+        env=environment,
+    )
+    assert ended.stdout == b"__main__ b'abc'\n"
+
+
+def test_a_validator_that_hangs_up_ends_the_worker() -> None:
+    ended = subprocess.run(
+        bootstrap.bootstrap_argv(sys.executable), input=bootstrap.worker_source(), capture_output=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout) == (0, b"")
+
+
+def test_the_bootstrap_is_constant_and_ships_the_worker_with_its_length() -> None:
+    assert tuple(bootstrap.bootstrap_argv("python3")) == bootstrap.BOOTSTRAP
+    length, source = bootstrap.worker_source().split(b"\n", 1)
+    assert int(length) == len(source)
+    assert source.decode() == SOURCE
+
+
+def test_the_worker_is_python_3_8_and_imports_torch_and_the_standard_library_only() -> None:
+    tree = ast.parse(SOURCE, feature_version=(3, 8))
+    imported = {
+        alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    }
+    imported |= {str(node.module).split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported - set(sys.stdlib_module_names) == {"torch"}
