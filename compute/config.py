@@ -31,11 +31,12 @@ class RoundSettings:
 @dataclass(frozen=True)
 class Config:
     """Everything that ``config.yaml`` says. ``models`` and ``scores`` are by GPU name; a model without a score earns
-    nothing, a score without a model is an error."""
+    nothing, a score without a model is an error. ``aliases`` are other names of models."""
 
     models: Mapping[str, GpuModel]
     scores: Mapping[str, float]
     tolerance_pairs: tuple[tuple[str, str], ...]
+    aliases: Mapping[str, str]
     proof: ProofSettings
     rounds: RoundSettings
 
@@ -55,6 +56,7 @@ class _Performance(_Strict):
     GPU_VRAM_GB: _Table
     GPU_BANDWIDTH_GBS: _Table = Field(default_factory=dict)
     gpu_tolerance_pairs: dict[str, str] = Field(default_factory=dict)
+    gpu_aliases: dict[str, str] = Field(default_factory=dict)
     gpu_scores: _Table
 
 
@@ -108,6 +110,7 @@ def parse_config(text: str) -> Config:
         models={name: _model(name, table) for name in table.GPU_TFLOPS_FP16},
         scores=dict(table.gpu_scores),
         tolerance_pairs=tuple(table.gpu_tolerance_pairs.items()),
+        aliases=dict(table.gpu_aliases),
         proof=_proof_settings(file.merkle_proof),
         rounds=_round_settings(file.merkle_proof),
     )
@@ -134,6 +137,7 @@ def _check_names(table: _Performance) -> None:
         "GPU_VRAM_GB": table.GPU_VRAM_GB,
         "GPU_BANDWIDTH_GBS": table.GPU_BANDWIDTH_GBS,
         "gpu_scores": table.gpu_scores,
+        "gpu_aliases": table.gpu_aliases.values(),
         "gpu_tolerance_pairs": [name for pair in table.gpu_tolerance_pairs.items() for name in pair],
     }
     for key, names in others.items():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from compute.neuron import load_environment
 from compute.renter import cli
@@ -15,5 +18,20 @@ def main(argv: Sequence[str]) -> int:
     return cli.main(argv)
 
 
+def run() -> NoReturn:
+    """The program: ``main``, then an end that nothing can hold up.
+
+    A thread of the SDK may hang in a chain connection for ever, and Python would wait for it; all of ours is closed.
+    """
+    try:
+        code = main(sys.argv[1:])
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run()

@@ -12,6 +12,9 @@ from compute.localnet.state import Neuron, State, Subnet
 
 _NO_ACCOUNT = key_to_address(bytes(32))
 _RHO = 10
+_NAME = list(b"localnet")
+_SYMBOL = list("λ".encode())
+_PRICE_ONE = {"bits": 1 << 32}
 _ONE_ALPHA_RAO = 1_000_000_000
 
 
@@ -93,8 +96,8 @@ def _metagraph(state: State, netuid: int, mechanism: int, positions: list[int]) 
         **dict.fromkeys((name for name, _ in METAGRAPH_FIELDS), 0),
         **{name: getattr(settings, name) for name, _ in METAGRAPH_FIELDS if hasattr(settings, name)},
         **_per_uid(subnet),
-        "name": list(b"localnet"),
-        "symbol": list("λ".encode()),
+        "name": _NAME,
+        "symbol": _SYMBOL,
         "identity": None,
         "network_registered_at": subnet.registered_at,
         "owner_hotkey": _NO_ACCOUNT,
@@ -102,7 +105,7 @@ def _metagraph(state: State, netuid: int, mechanism: int, positions: list[int]) 
         "block": state.number,
         "last_step": subnet.last_epoch_block,
         "blocks_since_last_step": state.number - subnet.last_epoch_block,
-        "moving_price": {"bits": 1 << 32},
+        "moving_price": _PRICE_ONE,
         "rho": _RHO,
         "num_uids": len(subnet.neurons),
         "max_uids": settings.max_allowed_uids,
@@ -117,6 +120,35 @@ def _metagraph(state: State, netuid: int, mechanism: int, positions: list[int]) 
     }
     selected = {name: values[name] if name in wanted else None for name, _ in METAGRAPH_FIELDS}
     return {"netuid": netuid, **selected}
+
+
+def _dynamic_info(state: State, netuid: int) -> dict[str, Any] | None:
+    subnet = state.subnets.get(netuid)
+    if subnet is None:
+        return None
+    return {
+        "netuid": netuid,
+        "owner_hotkey": _NO_ACCOUNT,
+        "owner_coldkey": _NO_ACCOUNT,
+        "subnet_name": _NAME,
+        "token_symbol": _SYMBOL,
+        "tempo": subnet.hyperparameters.tempo,
+        "last_step": subnet.last_epoch_block,
+        "blocks_since_last_step": state.number - subnet.last_epoch_block,
+        "emission": 0,
+        "alpha_in": 0,
+        "alpha_out": sum(map(subnet.stake_of, subnet.stakes)),
+        "tao_in": 0,
+        "alpha_out_emission": 0,
+        "alpha_in_emission": 0,
+        "tao_in_emission": 0,
+        "pending_alpha_emission": 0,
+        "pending_root_emission": 0,
+        "subnet_volume": 0,
+        "network_registered_at": subnet.registered_at,
+        "subnet_identity": None,
+        "moving_price": _PRICE_ONE,
+    }
 
 
 _HYPERPARAMETER_KINDS: Mapping[str, str] = {
@@ -173,6 +205,15 @@ def _stake_info(state: State, hotkey: str, coldkey: str, netuid: int) -> dict[st
     }
 
 
+def _stakes_of(state: State, coldkey: str) -> list[dict[str, Any]]:
+    return [
+        _stake_info(state, hotkey, coldkey, netuid)
+        for netuid, subnet in state.subnets.items()
+        for hotkey, stakes in subnet.stakes.items()
+        if coldkey in stakes
+    ]
+
+
 def _swapped(amount: int) -> dict[str, int]:
     """One TAO is one alpha, without fee or slippage."""
     return {
@@ -220,15 +261,30 @@ APIS: Mapping[str, Mapping[str, ApiMethod]] = {
             lambda state, netuid, positions: _metagraph(state, netuid, 0, positions),
         ),
         "get_subnet_hyperparams_v3": ApiMethod((_NETUID,), "Option<Vec<HyperparamEntry>>", _hyperparameters),
+        "get_dynamic_info": ApiMethod((_NETUID,), "Option<DynamicInfo>", _dynamic_info),
+        "get_all_dynamic_info": ApiMethod(
+            (), "Vec<Option<DynamicInfo>>", lambda state: [_dynamic_info(state, netuid) for netuid in state.subnets]
+        ),
         "get_next_epoch_start_block": ApiMethod((_NETUID,), "Option<u64>", _next_epoch_start),
     },
     "StakeInfoRuntimeApi": {
         "get_stake_info_for_hotkey_coldkey_netuid": ApiMethod(
             (("hotkey", "AccountId"), ("coldkey", "AccountId"), _NETUID), "StakeInfo", _stake_info
         ),
+        "get_stake_info_for_coldkey": ApiMethod((("coldkey", "AccountId"),), "Vec<StakeInfo>", _stakes_of),
+        "get_stake_info_for_coldkeys": ApiMethod(
+            (("coldkeys", "Vec<AccountId>"),),
+            "Vec<(AccountId,Vec<StakeInfo>)>",
+            lambda state, coldkeys: [(coldkey, _stakes_of(state, coldkey)) for coldkey in coldkeys],
+        ),
     },
     "SwapRuntimeApi": {
         "current_alpha_price": ApiMethod((_NETUID,), "u64", lambda *_: _ONE_ALPHA_RAO),
+        "current_alpha_price_all": ApiMethod(
+            (),
+            "Vec<SubnetPrice>",
+            lambda state: [{"netuid": netuid, "price": _ONE_ALPHA_RAO} for netuid in state.subnets],
+        ),
         "sim_swap_tao_for_alpha": ApiMethod(
             (_NETUID, ("tao", "Tao")), "SimSwapResult", lambda _state, _netuid, amount: _swapped(amount)
         ),

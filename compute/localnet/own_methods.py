@@ -29,7 +29,7 @@ from compute.localnet.ledger import Amendment, Ledger, Sealed
 from compute.localnet.rpc import InvalidParams, Method
 from compute.localnet.state import U16_MAX, State, Subnet
 
-# All TAO that there will ever be.
+# All TAO that there will ever be: nobody can have, or stake, more.
 MAX_RAO = 21_000_000 * 1_000_000_000
 MAX_BLOCKS = 10_000
 _BLOCKS_BETWEEN_PAUSES = 20
@@ -57,7 +57,7 @@ class OwnMethods:
     async def _faucet(self, params: list[Any]) -> str:
         coldkey, rao = parameters.take(params, "coldkey", "rao")
         address = parameters.address("coldkey", coldkey)
-        amount = parameters.integer("rao", rao, 1, MAX_RAO)
+        amount = parameters.integer("rao", rao, 1, MAX_RAO - self._ledger.head_state.account(address).free)
 
         def fund(state: State) -> State:
             account = state.account(address)
@@ -69,7 +69,7 @@ class OwnMethods:
         netuid, hotkey, rao = parameters.take(params, "netuid", "hotkey", "rao")
         number, subnet = self._subnet(netuid)
         address = parameters.address("hotkey", hotkey)
-        amount = parameters.integer("rao", rao, 1, MAX_RAO)
+        amount = parameters.integer("rao", rao, 1, MAX_RAO - subnet.stake_of(address))
         uid = subnet.uid_of(address)
         if uid is None:
             raise InvalidParams(f"hotkey {address} is not registered on subnet {number}")

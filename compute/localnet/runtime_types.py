@@ -230,6 +230,27 @@ TYPES: Mapping[str, Struct | Enum] = {
             ("is_registered", "bool"),
         ),
     ),
+    "DynamicInfo": Struct(
+        _INFO + "dynamic_info::DynamicInfo",
+        (
+            *_compact("NetUid", "netuid"),
+            *_plain("AccountId", "owner_hotkey", "owner_coldkey"),
+            *_vectors("u8", "subnet_name", "token_symbol"),
+            *_compact("u16", "tempo"),
+            *_compact("u64", "last_step", "blocks_since_last_step", "emission"),
+            *_compact("Alpha", "alpha_in", "alpha_out"),
+            *_compact("Tao", "tao_in"),
+            *_compact("Alpha", "alpha_out_emission", "alpha_in_emission"),
+            *_compact("Tao", "tao_in_emission"),
+            *_compact("Alpha", "pending_alpha_emission"),
+            *_compact("Tao", "pending_root_emission"),
+            *_compact("u128", "subnet_volume"),
+            *_compact("u64", "network_registered_at"),
+            ("subnet_identity", "Option<SubnetIdentity>"),
+            ("moving_price", "I96F32"),
+        ),
+    ),
+    "SubnetPrice": Struct("pallet_subtensor_swap_runtime_api::SubnetPrice", (("netuid", "NetUid"), ("price", "u64"))),
     "SimSwapResult": Struct(
         "pallet_subtensor_swap_runtime_api::SimSwapResult",
         (

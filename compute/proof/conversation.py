@@ -113,10 +113,9 @@ class Conversation:
         seconds = [0.0] * count
         for _ in range(count * len(numbers)):
             answer = await self._receive(Root, deadline)
-            if answer.device >= count or numbers.start + len(roots[answer.device]) != answer.pass_number:
-                raise _unexpected(f"root {answer.pass_number} of device {answer.device}")
-            if len(roots[answer.device]) == len(numbers):
-                raise _unexpected(f"one root too many of device {answer.device}")
+            known = answer.device < count and answer.pass_number in numbers
+            if not known or answer.pass_number != numbers.start + len(roots[answer.device]):
+                raise _unexpected(f"root {answer.pass_number} of device {answer.device} out of turn")
             roots[answer.device].append(await self._read(HASH_BYTES, deadline))
             seconds[answer.device] = self._clock.monotonic() - start
         return [Timed(tuple(found), took) for found, took in zip(roots, seconds, strict=True)]

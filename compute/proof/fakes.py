@@ -68,6 +68,8 @@ class MemoryChannel:
         self.to_machine.write(data)
 
     async def read_exactly(self, count: int, *, timeout_seconds: float) -> bytes:
+        if timeout_seconds <= 0:
+            raise SshTimeout("no time left to read")
         deadline = self._clock.monotonic() + timeout_seconds
         while (data := self.to_validator.take(count)) is None:
             if self.to_validator.ended:

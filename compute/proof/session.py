@@ -166,7 +166,6 @@ class _Machine:
                 await published
             return verdict
         finally:
-            self._drop_out()
             await self._close(stack)
 
     async def _verdict(self, stack: AsyncExitStack) -> MachineVerdict:
@@ -179,7 +178,9 @@ class _Machine:
             devices = tuple(replace(d, reason=reason) if d.reason is ProofReason.OK else d for d in self._devices)
             return MachineVerdict(reason=reason, claim=self._target.claim, devices=devices, detail=detail)
         finally:
-            self._drop_out()
+            # Before anything else happens to the verdict: no other machine waits for this one's publication.
+            self._batch.prepared.release(self._number)
+            self._batch.measured.release(self._number)
 
     async def _prove(self, stack: AsyncExitStack) -> MachineVerdict:
         batch, claim, settings = self._batch, self._target.claim, self._batch.settings
@@ -265,8 +266,6 @@ class _Machine:
         passes_per_row = batch.settings.opened_passes
         waiting = {i: dims.opened_bytes(list(q.rows), passes_per_row) for i, q in enumerate(questions)}
         while waiting:
-            left -= batch.clock.monotonic() - start
-            start = batch.clock.monotonic()
             index, payload = await worker.opened(waiting, deadline=start + left)
             left -= batch.clock.monotonic() - start
             del waiting[index]
@@ -280,10 +279,6 @@ class _Machine:
                 self._devices[index] = replace(self._devices[index], reason=error.reason)
             # The time that verification takes is this side's, not the machine's.
             start = batch.clock.monotonic()
-
-    def _drop_out(self) -> None:
-        self._batch.prepared.release(self._number)
-        self._batch.measured.release(self._number)
 
     async def _close(self, stack: AsyncExitStack) -> None:
         try:

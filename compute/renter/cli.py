@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from compute.renter.running import Terminal
     from compute.renter.service import RenterService
 
+EXIT_INTERRUPTED = 130
+
 OpenService = Callable[[RenterOptions], "AbstractAsyncContextManager[RenterService]"]
 
 
@@ -33,17 +35,26 @@ def main(
 ) -> int:
     """Run one command, or the shell; returns the exit code. Everything it touches may be given by a test."""
     words = list(sys.argv[1:] if argv is None else argv)
+    stdout, stderr = stdout or sys.stdout, stderr or sys.stderr
     invocation = parse_renter(words, os.environ if environ is None else environ)
-    return _run(
-        invocation,
-        words,
-        open_service=open_service,
-        terminal=terminal,
-        clock=clock or SystemClock(),
-        stdout=stdout or sys.stdout,
-        stderr=stderr or sys.stderr,
-        width=width,
-    )
+    try:
+        return _run(
+            invocation,
+            words,
+            open_service=open_service,
+            terminal=terminal,
+            clock=clock or SystemClock(),
+            stdout=stdout,
+            stderr=stderr,
+            width=width,
+        )
+    except KeyboardInterrupt:
+        stderr.write("interrupted\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough; flushing at exit would only fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _run(
@@ -58,7 +69,7 @@ def _run(
     width: int | None,
 ) -> int:
     from compute.renter.commands import COMMANDS, Context
-    from compute.renter.failures import Exit, report
+    from compute.renter.failures import report
     from compute.renter.output import Output
     from compute.renter.running import Runner, SystemTerminal
     from compute.renter.shell import Shell
@@ -86,13 +97,6 @@ def _run(
                 runner.run(opening.__aexit__(None, None, None))
     except ComputeError as error:
         return report(error, output)
-    except KeyboardInterrupt:
-        output.note("interrupted")
-        return Exit.INTERRUPTED
-    except BrokenPipeError:
-        # The reader, such as head, has seen enough; flushing at exit would only fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.OK
 
 
 def _open_real_service(options: RenterOptions) -> AbstractAsyncContextManager[RenterService]:

@@ -18,6 +18,7 @@ from compute.errors import (
     UsageError,
 )
 from compute.reasons import Refusal
+from compute.renter.cli import EXIT_INTERRUPTED
 from compute.renter.output import Output
 
 
@@ -31,7 +32,7 @@ class Exit(IntEnum):
     NETWORK = 4
     NOT_FOUND = 5
     REFUSED = 6
-    INTERRUPTED = 130
+    INTERRUPTED = EXIT_INTERRUPTED
 
 
 _CODES: tuple[tuple[type[ComputeError], Exit], ...] = (

@@ -210,7 +210,7 @@ class ValidatorService:
             if fact is None or neuron.hotkey in leased:
                 continue
             machine = machines.get(neuron.hotkey)
-            claim = claim_of(machine) if machine is not None else None
+            claim = claim_of(machine, self._config.aliases) if machine is not None else None
             history = histories.get(neuron.hotkey, VerdictHistory())
             if not is_due(
                 history,

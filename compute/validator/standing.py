@@ -124,12 +124,13 @@ def is_due(
     return claim != Claim(latest.claim_gpu, latest.claim_count)
 
 
-def claim_of(specs: MachineSpecs) -> Claim | None:
-    """What a machine's specs claim; None without a GPU. Mixed models claim the first: the count then falls short."""
-    if not specs.gpus:
-        return None
-    name = specs.gpus[0].name
-    return Claim(gpu=name, count=sum(gpu.name == name for gpu in specs.gpus))
+def claim_of(specs: MachineSpecs, aliases: Mapping[str, str]) -> Claim | None:
+    """What a machine's specs claim, by the table's name for it; None without a GPU.
+
+    ``aliases`` are names that drivers use. Mixed models claim the first: the count then falls short.
+    """
+    names = [aliases.get(gpu.name, gpu.name) for gpu in specs.gpus]
+    return Claim(gpu=names[0], count=names.count(names[0])) if names else None
 
 
 def shared_uuids(specs: Mapping[str, MachineSpecs], by_registration: Sequence[str]) -> dict[str, str]:

@@ -87,7 +87,7 @@ def _claim(specs: str | None) -> tuple[str | None, int]:
     if specs is None:
         return None, 0
     try:
-        claim = claim_of(parse_specs(specs))
+        claim = claim_of(parse_specs(specs), {})
     except SpecsError:
         return None, 0
     return (claim.gpu, claim.count) if claim is not None else (None, 0)

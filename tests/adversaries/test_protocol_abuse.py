@@ -119,6 +119,18 @@ class OpensOneDeviceTwice(FakeMachine):
         await super().on_open(lines)
 
 
+class SendsOneRootTooMany(FakeMachine):
+    """Stands in for its second device with one more root of the first."""
+
+    def send_root(self, index: int, number: int, root: bytes) -> None:
+        super().send_root(0, number + index, root)
+
+
+async def test_one_root_too_many_is_refused(build: Build, prove: Any) -> None:
+    (verdict,) = await prove(build(SendsOneRootTooMany, devices=2))
+    assert (verdict.reason, verdict.count) == (ProofReason.BAD_FRAME, 0)
+
+
 @pytest.mark.parametrize(
     ("cheat", "reason"),
     [

@@ -87,6 +87,7 @@ def change(path: str, value: object) -> str:
         ("gpu_performance/GPU_TFLOPS_FP16/NVIDIA L4", 0, "NVIDIA L4: tflops16 is 0"),
         ("gpu_performance/GPU_TFLOPS_FP16/NVIDIA X", 1, "GPU_VRAM_GB has no 'NVIDIA X'"),
         ("gpu_performance/gpu_tolerance_pairs/NVIDIA L4", "NVIDIA X", "'NVIDIA X' is not listed"),
+        ("gpu_performance/gpu_aliases/NVIDIA Y", "NVIDIA X", "gpu_aliases: 'NVIDIA X' is not listed"),
         ("gpu_performance/typo", {}, "gpu_performance.typo"),
         ("typo", 1, "typo"),
     ],

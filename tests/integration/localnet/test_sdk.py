@@ -46,6 +46,19 @@ def test_serving_an_axon(node: NodeProcess, subtensor, make_registered) -> None:
     assert served.hotkey == wallet.hotkey.ss58_address
 
 
+def test_serving_prometheus(node: NodeProcess, subtensor, make_registered) -> None:
+    wallet = make_registered("miner")
+    call = subtensor.compose_call(
+        "SubtensorModule",
+        "serve_prometheus",
+        {"netuid": NETUID, "version": 200, "ip": 2130706434, "port": 9100, "ip_type": 4},
+    )
+    response = subtensor.sign_and_send_extrinsic(call=call, wallet=wallet, sign_with="hotkey")
+    assert response.success, response.message
+    served = subtensor.neuron_for_uid(_uid(subtensor, wallet), NETUID).prometheus_info
+    assert (served.version, served.ip, served.port) == (200, "127.0.0.2", 9100)
+
+
 def test_weights_are_set_and_read_back(node: NodeProcess, subtensor, make_registered) -> None:
     validator, miner = make_registered("validator", stake_rao=5000 * TAO), make_registered("miner")
     uids = [subtensor.get_uid_for_hotkey_on_subnet(w.hotkey.ss58_address, NETUID) for w in (validator, miner)]
@@ -95,6 +108,8 @@ def test_hyperparameters_are_read(node: NodeProcess, subtensor) -> None:
     parameters = subtensor.get_subnet_hyperparameters(NETUID)
     assert (parameters.tempo, parameters.max_validators, parameters.commit_reveal_period) == (1000, 64, 1)
     assert subtensor.get_subnet_hyperparameters(28) is None
+    info = subtensor.get_metagraph_info(NETUID)
+    assert (info.netuid, info.tempo, info.max_uids, info.name) == (NETUID, 1000, 256, "localnet")
 
 
 def test_a_state_is_read_at_its_block(node: NodeProcess, subtensor, make_wallet) -> None:
@@ -123,6 +138,18 @@ def test_stake_is_bought_and_read(node: NodeProcess, subtensor, make_registered)
     )
     assert response.success, response.message
     assert subtensor.get_stake(coldkey_ss58=coldkey, hotkey_ss58=hotkey, netuid=NETUID).rao == 5 * TAO
+    (info,) = subtensor.get_stake_info_for_coldkey(coldkey)
+    assert (info.hotkey_ss58, info.netuid, info.stake.rao, info.is_registered) == (hotkey, NETUID, 5 * TAO, True)
+
+
+def test_what_wallet_and_subnet_tools_show_is_there(node: NodeProcess, subtensor, make_registered) -> None:
+    coldkey = make_registered("miner").coldkeypub.ss58_address
+    assert subtensor.get_balances(coldkey)[coldkey].rao > 0
+    assert subtensor.get_stake_info_for_coldkeys([coldkey]) == {coldkey: []}
+    subnet = subtensor.subnet(NETUID)
+    assert (subnet.netuid, subnet.subnet_name, subnet.tempo, subnet.price.tao) == (NETUID, "localnet", 1000, 1.0)
+    assert [each.netuid for each in subtensor.all_subnets()] == [NETUID]
+    assert subtensor.get_subnet_prices()[NETUID].tao == 1.0
 
 
 # what the SDK says when the chain says no

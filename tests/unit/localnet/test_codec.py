@@ -72,6 +72,7 @@ def test_every_runtime_api_answer_is_read_by_the_reference(reference: Reference)
         "metagraph_indexes": list(range(80)),
         "hotkey": ALICE,
         "coldkey": ALICE,
+        "coldkeys": [ALICE],
         "tao": 5,
         "alpha": 6,
     }

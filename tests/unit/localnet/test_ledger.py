@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from compute.localnet import ledger as ledger_module
 from compute.localnet.failures import PoolError
 from compute.localnet.ledger import RECENT_STATES
 from compute.localnet.pool import MAX_TRANSACTIONS
-from compute.localnet.runtime import BLOCK_HASH_COUNT
+from compute.localnet.runtime import BLOCK_HASH_COUNT, RUNTIME
 
 TAO = 10**9
 
@@ -136,6 +138,50 @@ def test_a_validator_s_weights_become_incentive_and_dividends(validator) -> None
     assert alice.bonds == ((1, 6553),)
     assert alice.validator_permit
     assert not bob.validator_permit
+
+
+_ARGUMENTS = {
+    "NetUid": st.sampled_from([27, 27, 27, 0, 28]),
+    "MechId": st.sampled_from([0, 0, 1]),
+    "AccountId": st.sampled_from([f"5{'x' * 10}", "alice", "bob"]),
+    "Tao": st.integers(0, 2**64 - 1),
+    "u8": st.integers(0, 255),
+    "u16": st.integers(0, 65535),
+    "u32": st.integers(0, 2**32 - 1),
+    "u64": st.integers(0, 2**64 - 1),
+    "u128": st.integers(0, 2**128 - 1),
+    "Vec<u8>": st.binary(max_size=50),
+    "Vec<u16>": st.lists(st.integers(0, 2) | st.integers(0, 65535), max_size=4),
+}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_is_called_with_whatever_the_chain_goes_on(validator, data) -> None:
+    """Calls end in a pallet error or in a state that can be run through an epoch and encoded in every way."""
+    chain = validator
+    chain.set(
+        stake_threshold=data.draw(st.sampled_from([0, 1000 * TAO])),
+        weights_rate_limit=0,
+        commit_reveal_weights_enabled=data.draw(st.booleans()),
+    )
+    addresses = {"alice": chain.alice.ss58_address, "bob": chain.bob.ss58_address}
+    subtensor = RUNTIME.pallets[-1]
+    for _ in range(data.draw(st.integers(1, 5))):
+        call = data.draw(st.sampled_from(subtensor.calls))
+        arguments = {name: data.draw(_ARGUMENTS[target]) for name, target in call.arguments}
+        if "hotkey" in arguments:
+            arguments["hotkey"] = addresses.get(arguments["hotkey"], chain.carol.ss58_address)
+        with contextlib.suppress(PoolError):
+            chain.submit(data.draw(st.sampled_from([chain.alice, chain.bob])), call.name, **arguments)
+        chain.seal()
+    chain.seal(11)
+    for pallet in RUNTIME.pallets:
+        for item in pallet.storage:
+            for value in item.entries(chain.ledger.head_state).values():
+                chain.codec.encode(item.value, value)
+    neurons = RUNTIME.apis["NeuronInfoRuntimeApi"]["get_neurons"]
+    chain.codec.encode(neurons.result, neurons.answer(chain.ledger.head_state, 27))
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -207,6 +207,13 @@ async def test_the_faucet_gives(node: Node) -> None:
     assert node.chain.ledger.number_of(bytes.fromhex(block_hash[2:])) == 1
 
 
+async def test_nobody_gets_more_than_there_is(node: Node) -> None:
+    address = node.chain.alice.ss58_address
+    await node.call("localnet_faucet", address, 21_000_000 * TAO - 5)
+    assert "rao must be an integer from 1 to 5, not 6" in await node.error("localnet_faucet", address, 6)
+    await node.call("localnet_faucet", address, 5)
+
+
 async def test_staking_gives_permits_at_once(node: Node) -> None:
     chain = node.chain
     chain.register(chain.alice, chain.bob)

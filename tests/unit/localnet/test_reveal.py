@@ -29,8 +29,13 @@ def _ciphertext(hotkey: str, uids: list[int], values: list[int], version_key: in
 
 
 @pytest.fixture
-def committed(validator):
-    """Commits Alice's weights on Bob under round 1000; drand has not been asked."""
+def committed(validator, monkeypatch: pytest.MonkeyPatch):
+    """Commits weights of Alice's under round 1000; drand is out of reach."""
+
+    def fetch(_: int) -> str:
+        raise ValueError("no network")
+
+    monkeypatch.setattr(bittensor_drand, "get_signature_for_round", fetch)
     validator.set(commit_reveal_weights_enabled=True, tempo=10)
 
     def commit(uids: list[int], values: list[int], *, author=None) -> None:
@@ -95,7 +100,7 @@ def test_what_breaks_a_rule_is_gone_without_effect(committed, caplog, uids, valu
     chain = committed
     chain.commit(uids, values, author=author and getattr(chain, author))
     chain.ledger._beacon._signatures[ROUND] = SIGNATURE
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="compute.localnet.reveal"):
         _seal_until_epoch(chain, chain.subnet.epoch_index + 1)
     assert message in caplog.text
     assert chain.subnet.commits == ()

@@ -161,6 +161,35 @@ async def test_a_verdict_is_published_when_it_is_known(prove: Any, clock: Manual
     assert [verdict.reason for verdict in verdicts] == [ProofReason.OK, ProofReason.UNKNOWN_MODEL]
 
 
+async def test_no_machine_waits_for_the_publication_of_another(prove: Any, clock: ManualClock) -> None:
+    machine, stuck = FakeMachine(clock, spend=_no_time), asyncio.Event()
+
+    async def publish(target: Target, verdict: MachineVerdict) -> None:
+        if target.hotkey == "wrong":
+            await stuck.wait()
+
+    executor = HeldExecutor()
+    executor.release()
+    wrong = Target("wrong", Claim("Toaster", 1), machine.connect)
+    proof = asyncio.create_task(prove([wrong, target(machine)], on_verdict=publish, executor=executor))
+    await settle()
+    assert machine.log[-1] == "open"
+    stuck.set()
+    await proof
+
+
+async def test_the_time_of_verification_is_not_the_machines(prove: Any, clock: ManualClock) -> None:
+    class Slow(HeldExecutor):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            clock.advance(45.0 if fn.__name__ == "verify_device" else 0.0)
+            return super().submit(fn, *args, **kwargs)
+
+    executor = Slow()
+    executor.release()
+    (verdict,) = await prove([target(FakeMachine(clock, devices=3, **RATES))], executor=executor)
+    assert (verdict.reason, verdict.count) == (ProofReason.OK, 3)
+
+
 def failing(error: BaseException) -> Target:
     @asynccontextmanager
     async def connect() -> AsyncIterator[Channel]:

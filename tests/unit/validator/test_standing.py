@@ -5,7 +5,7 @@ import pytest
 from compute.access import AccessLists
 from compute.chain import Metagraph, Neuron
 from compute.chain_fake import FakeChain
-from compute.config import RoundSettings
+from compute.config import RoundSettings, load_config
 from compute.proof.models import Claim
 from compute.reasons import ProofReason
 from compute.specs import Gpu, MachineSpecs
@@ -90,9 +90,15 @@ def test_a_machine_that_is_back_is_proven_although_its_retries_are_used_up() -> 
 
 def test_a_claim_is_one_model() -> None:
     h200, l4 = Gpu("NVIDIA H200", 143_771), Gpu("NVIDIA L4", 23_034)
-    assert claim_of(MACHINE) is None
-    assert claim_of(MACHINE.with_gpus((h200, h200))) == Claim("NVIDIA H200", 2)
-    assert claim_of(MACHINE.with_gpus((h200, l4, l4))) == Claim("NVIDIA H200", 1)
+    assert claim_of(MACHINE, {}) is None
+    assert claim_of(MACHINE.with_gpus((h200, h200)), {}) == Claim("NVIDIA H200", 2)
+    assert claim_of(MACHINE.with_gpus((h200, l4, l4)), {}) == Claim("NVIDIA H200", 1)
+
+
+def test_a_drivers_name_is_the_tables() -> None:
+    aliases = load_config().aliases
+    card = Gpu("NVIDIA GeForce RTX 4090", 24_564)
+    assert claim_of(MACHINE.with_gpus((card, card)), aliases) == Claim("NVIDIA RTX 4090", 2)
 
 
 def test_a_shared_uuid_stays_with_the_first() -> None:

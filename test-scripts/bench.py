@@ -1,0 +1,109 @@
+"""``make bench``: what the subnet costs, in one run on this machine, in build/bench.json and as a table on stdout.
+
+Ratios compare two things in the same run; single figures say what this machine did today and nothing about another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import bittensor
+
+from compute.localnet.process import NodeProcess
+from compute.proof.bench import bench as proof_bench
+from compute.protocol import Allocate
+from compute.renter.output import Column, Output
+from compute.transport.caller import DendriteCaller
+from compute.transport.peer import Peer
+from compute.transport.server import AxonServer, RequestContext
+
+_RESULT = Path("build") / "bench.json"
+_RUNS = 20
+
+
+def main() -> int:
+    """Measure everything; returns the exit code."""
+    figures = {**proof_bench(), **_headers(), **asyncio.run(_calls()), **_chain()}
+    _RESULT.parent.mkdir(exist_ok=True)
+    _RESULT.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    output = Output(sys.stdout, sys.stderr)
+    output.table(
+        (Column("figure"), Column("value", right=True)),
+        [(name, f"{value:.4g}") for name, value in sorted(figures.items())],
+    )
+    output.note(f"written to {_RESULT}")
+    return 0
+
+
+def _median(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(_RUNS):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _headers() -> dict[str, float]:
+    """A request's headers as our synapse makes them, against the SDK's own way of finding the required fields."""
+    plain = type("Plain", (Allocate,), {"get_required_fields": bittensor.Synapse.get_required_fields})
+    theirs, ours = _median(plain().to_headers), _median(Allocate().to_headers)
+    return {"synapse_headers_speedup_ratio": theirs / ours}
+
+
+class _Open:
+    """Lets everybody in."""
+
+    def refusal(self, hotkey: str, synapse_name: str) -> str | None:
+        return None
+
+    def overuse(self, hotkey: str) -> str | None:
+        return None
+
+    def priority(self, hotkey: str, synapse_name: str) -> float:
+        return 1.0
+
+
+class _Wallet:
+    """The two keys that an axon reads."""
+
+    def __init__(self, uri: str) -> None:
+        self.hotkey = bittensor.Keypair.create_from_uri(uri)
+        self.coldkeypub = bittensor.Keypair.create_from_uri(f"{uri}/cold")
+
+
+async def _calls() -> dict[str, float]:
+    """One signed ``Allocate`` over HTTP on loopback, Dendrite to Axon."""
+
+    async def answer(synapse: Allocate, context: RequestContext) -> Allocate:
+        return synapse
+
+    miner, validator = _Wallet("//miner"), _Wallet("//validator")
+    server = AxonServer(miner, _Open(), ip="127.0.0.2", port=0, external_ip="127.0.0.2")
+    server.attach(Allocate, answer)
+    await server.start()
+    peer = Peer(miner.hotkey.ss58_address, "127.0.0.2", server.port)
+    times = []
+    async with DendriteCaller(validator.hotkey) as caller:
+        for _ in range(_RUNS):
+            start = time.perf_counter()
+            await caller.call(peer, Allocate(), timeout_seconds=10)
+            times.append(time.perf_counter() - start)
+    await server.stop()
+    return {"call_ms": statistics.median(times) * 1e3}
+
+
+def _chain() -> dict[str, float]:
+    """The SDK's metagraph of a small localnet."""
+    with NodeProcess(block_time_seconds=0.25) as node, bittensor.Subtensor(network=node.endpoint) as subtensor:
+        return {"metagraph_small_ms": _median(lambda: subtensor.metagraph(node.netuid)) * 1e3}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

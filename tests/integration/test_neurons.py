@@ -1,0 +1,111 @@
+"""The two programs as processes: how they start, stop, and say what is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+_SECONDS = 60
+
+
+def neuron(name: str, *options: str, cwd: Path, module: bool = False) -> subprocess.Popen[str]:
+    program = ["-m", f"neurons.{name}"] if module else [str(ROOT / "neurons" / f"{name}.py")]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("BT_")}
+    return subprocess.Popen(
+        [sys.executable, *program, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        cwd=cwd,
+        text=True,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    stdout, stderr = process.communicate(timeout=_SECONDS)
+    return process.returncode, stdout, stderr
+
+
+@pytest.mark.parametrize("name", ["miner", "validator"])
+@pytest.mark.parametrize("module", [True, False])
+def test_help_is_quick_and_teaches(name: str, module: bool, tmp_path: Path) -> None:
+    code, stdout, _ = outcome(neuron(name, "--help", cwd=tmp_path, module=module))
+    assert code == 0
+    assert f"python neurons/{name}.py" in stdout
+
+
+@pytest.mark.parametrize("name", ["miner", "validator"])
+def test_a_bad_option_is_exit_code_2_and_one_line(name: str, tmp_path: Path) -> None:
+    code, _, stderr = outcome(neuron(name, "--netuid", "many", cwd=tmp_path))
+    assert code == 2
+    assert "'many'" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_a_missing_wallet_says_how_to_make_one(tmp_path: Path) -> None:
+    options = ["--wallet.path", str(tmp_path), "--no-auto_update", "--subtensor.chain_endpoint", "ws://127.0.0.1:9"]
+    code, _, stderr = outcome(neuron("validator", *options, cwd=tmp_path))
+    assert code == 2
+    assert "btcli wallet create" in stderr
+    assert "Traceback" not in stderr
+
+
+def make_wallet(path: Path) -> list[str]:
+    import bittensor
+
+    wallet = bittensor.Wallet(name="w", hotkey="default", path=str(path))
+    wallet.create_new_coldkey(use_password=False, overwrite=True, suppress=True)
+    wallet.create_new_hotkey(use_password=False, overwrite=True, suppress=True)
+    return ["--wallet.path", str(path), "--wallet.name", "w", "--no-auto_update"]
+
+
+def test_no_chain_is_exit_code_3_and_says_what_to_do(tmp_path: Path) -> None:
+    options = [*make_wallet(tmp_path), "--subtensor.chain_endpoint", "ws://127.0.0.1:9"]
+    code, stdout, stderr = outcome(neuron("validator", *options, cwd=tmp_path))
+    assert code == 3
+    assert "python -m compute.localnet node" in stderr
+    assert "Traceback" not in stderr
+    assert stdout == ""
+
+
+def test_the_docker_runtime_says_that_it_is_not_there(tmp_path: Path) -> None:
+    options = [*make_wallet(tmp_path), "--subtensor.chain_endpoint", "ws://127.0.0.1:9"]
+    code, _, stderr = outcome(neuron("miner", *options, cwd=tmp_path))
+    assert code == 2
+    assert "--miner.runtime local" in stderr
+
+
+def test_status_needs_no_chain(tmp_path: Path) -> None:
+    code, stdout, stderr = outcome(neuron("validator", "--status", cwd=tmp_path))
+    assert (code, stdout) == (0, "")
+    assert "has not finished a round" in stderr
+    code, stdout, _ = outcome(neuron("validator", "--status", "--json", cwd=tmp_path))
+    assert (code, stdout.strip()) == (0, "[]")
+    code, stdout, _ = outcome(neuron("miner", "--status", cwd=tmp_path))
+    assert code == 0
+    assert "lease" in stdout
+
+
+def test_sigterm_stops_cleanly_even_while_connecting(tmp_path: Path) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))
+    endpoint = f"ws://127.0.0.1:{silent.getsockname()[1]}"
+    with silent:
+        process = neuron("validator", *make_wallet(tmp_path), "--subtensor.chain_endpoint", endpoint, cwd=tmp_path)
+        assert process.stderr is not None
+        while "validator starts" not in process.stderr.readline():
+            assert process.poll() is None
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        code, _, stderr = outcome(process)
+    assert code == 0
+    assert "stopping" in stderr
+    assert time.monotonic() - begun < 15

@@ -1,0 +1,237 @@
+"""The validator's duties, with a chain in memory and miners that answer without a network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from compute.access import AccessLists
+from compute.allocation.client import AllocationClient
+from compute.chain_fake import FakeChain
+from compute.clock import ManualClock
+from compute.config import Config, load_config
+from compute.errors import CallError, ChainUnreachable, NotRegistered
+from compute.proof.models import Claim, MachineVerdict
+from compute.protocol import Allocate, Specs
+from compute.reasons import ProofReason
+from compute.specs import Gpu, MachineSpecs
+from compute.store import Database
+from compute.transport.peer import Peer, S
+from compute.validator.facts import FactStore, WeightsState
+from compute.validator.service import Leases, ValidatorService, ValidatorSettings
+from compute.validator.standing import QueryPolicy
+from compute.validator.status import miner_rows
+
+L4 = MachineSpecs(8, 3000.0, 64, 64, 0, 64, 100, 0, 100, (Gpu("NVIDIA L4", 23_034),))
+CONFIG = load_config()
+QUICK: Config = replace(
+    CONFIG,
+    rounds=replace(CONFIG.rounds, retry_limit=2, retry_interval_seconds=10.0, max_random_delay_seconds=0.0),
+)
+
+
+class Miners:
+    """A ``Caller`` in front of many miners; ``specs`` by hotkey, an exception is raised. None of them can be leased."""
+
+    def __init__(self) -> None:
+        self.specs: dict[str, str | CallError] = {}
+        self.asked: list[str] = []
+
+    async def call(self, peer: Peer, synapse: S, *, timeout_seconds: float) -> S:
+        if isinstance(synapse, Specs):
+            self.asked.append(peer.hotkey)
+            answer = self.specs[peer.hotkey]
+            if isinstance(answer, CallError):
+                raise answer
+            synapse.specs_output = answer
+        elif isinstance(synapse, Allocate):
+            synapse.output = {"status": False, "port": 4444, "reason": "busy", "message": "taken"}
+        return synapse
+
+
+class Bench:
+    def __init__(self, database: Database | None = None) -> None:
+        self.chain = FakeChain("validator")
+        self.chain.add("validator", ip="0.0.0.0", stake=5000.0, validator_permit=True)
+        for hotkey in ("a", "b", "c"):
+            self.chain.add(hotkey)
+        self.miners = Miners()
+        self.miners.specs = {hotkey: L4.to_json() for hotkey in ("a", "b", "c")}
+        self.clock = ManualClock()
+        self.facts = FactStore(database or Database(":memory:"))
+        self.leased: set[str] = set()
+
+    def service(self, **settings: object) -> ValidatorService:
+        base = ValidatorSettings(policy=QueryPolicy(AccessLists()), poll_seconds=1.0)
+        return ValidatorService(
+            own_hotkey="validator",
+            chain=self.chain,
+            caller=self.miners,
+            client=AllocationClient(self.miners, self.clock),
+            facts=self.facts,
+            leases=Leases(leased=lambda: self.leased, penalized=set),
+            config=QUICK,
+            settings=replace(base, **settings),  # type: ignore[arg-type]
+            clock=self.clock,
+        )
+
+    def prove(self, hotkey: str, reason: ProofReason = ProofReason.OK) -> None:
+        count = 1 if reason is ProofReason.OK else 0
+        gpu = "NVIDIA L4" if count else None
+        verdict = MachineVerdict(reason, Claim("NVIDIA L4", 1), gpu, count)
+        self.facts.record_verdict(hotkey, verdict, at=self.clock.now(), block=self.chain.height, seconds=1.0)
+
+    def reasons(self) -> dict[str, str]:
+        return {row.hotkey: row.reason.value for row in miner_rows(self.facts)}
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+async def test_specs_are_asked_when_due_and_not_before(bench: Bench) -> None:
+    service = bench.service(specs_batch_size=2)
+    await service.sync()
+    await service.query_due_specs()
+    await service.query_due_specs()
+    assert sorted(bench.miners.asked) == ["a", "b", "c"]
+    bench.chain.height += 150
+    await service.query_due_specs()
+    assert len(bench.miners.asked) == 6
+
+
+async def test_a_restart_asks_nothing_twice(bench: Bench) -> None:
+    for _ in range(2):
+        service = bench.service()
+        await service.sync()
+        await service.query_due_specs()
+    assert sorted(bench.miners.asked) == ["a", "b", "c"]
+
+
+async def test_whatever_a_miner_answers_is_a_reason(bench: Bench) -> None:
+    bench.miners.specs = {
+        "a": CallError(503, "no connection"),
+        "b": '{"cpu": NaN}',
+        "c": L4.with_gpus(()).to_json(),
+    }
+    service = bench.service()
+    await service.sync()
+    await service.query_due_specs()
+    await service.prove_due()
+    await service.set_weights()
+    assert bench.reasons() == {"a": "unreachable", "b": "bad_specs", "c": "no_gpu"}
+    assert bench.chain.weights == {}
+
+
+async def test_a_machine_that_cannot_be_leased_has_a_verdict_too(bench: Bench) -> None:
+    service = bench.service()
+    await service.sync()
+    await service.query_due_specs()
+    await service.prove_due()
+    assert {history.latest.reason for history in bench.facts.histories().values() if history.latest} == {
+        ProofReason.REFUSED
+    }
+
+
+async def test_our_own_leases_are_not_disturbed_and_count_double(bench: Bench) -> None:
+    bench.leased = {"a"}
+    service = bench.service()
+    await service.sync()
+    await service.query_due_specs()
+    bench.prove("a")
+    bench.prove("b")
+    bench.clock.advance(1000)
+    bench.chain.height += 1000
+    await service.prove_due()
+    assert [fact.reason for fact in bench.facts.verdicts("a")] == [ProofReason.OK]
+    assert len(bench.facts.verdicts("b")) == 2
+    await service.set_weights()
+    scores = {fact.hotkey: fact.total for fact in bench.facts.scores()}
+    assert scores["a"] == pytest.approx(2 * scores["b"])
+
+
+async def test_weights_follow_scores_and_are_read_back(bench: Bench) -> None:
+    service = bench.service()
+    await service.sync()
+    bench.prove("a")
+    await service.set_weights()
+    assert bench.chain.weights == {0: {1: 65535}}
+    entry = bench.facts.last_weights()
+    assert entry is not None
+    assert entry.state is WeightsState.CONFIRMED
+    assert [row.weight for row in miner_rows(bench.facts)] == [1.0, 0.0, 0.0]
+
+
+async def test_a_new_owner_of_a_uid_inherits_nothing(bench: Bench) -> None:
+    bench.prove("a")
+    bench.chain.neurons[1] = replace(bench.chain.neurons[1], hotkey="new")
+    bench.prove("b")
+    service = bench.service()
+    await service.sync()
+    await service.set_weights()
+    assert bench.chain.weights == {0: {2: 65535}}
+
+
+async def test_a_hotkey_that_registered_again_is_proven_again(bench: Bench) -> None:
+    bench.prove("a")
+    bench.chain.neurons[1] = replace(bench.chain.neurons[1], registered_at=bench.chain.height + 1)
+    service = bench.service()
+    await service.sync()
+    await service.set_weights()
+    assert bench.reasons()["a"] == "not_proven_yet"
+    assert bench.chain.weights == {}
+
+
+async def test_an_unregistered_validator_says_how_to_register(bench: Bench) -> None:
+    bench.chain.neurons[0] = replace(bench.chain.neurons[0], hotkey="somebody")
+    with pytest.raises(NotRegistered, match="btcli subnets register --netuid 27"):
+        await bench.service().run()
+
+
+async def run(service: ValidatorService, bench: Bench, until: Callable[[], bool]) -> asyncio.Task[None]:
+    task = asyncio.create_task(service.run())
+    for _ in range(2000):
+        if until() or task.done():
+            break
+        await asyncio.sleep(0)
+        bench.clock.advance(1.0)
+    assert until()
+    return task
+
+
+async def test_rounds_end_the_run(bench: Bench) -> None:
+    for hotkey in ("a", "b", "c"):
+        bench.prove(hotkey)
+    service = bench.service(rounds=2, proof_interval_blocks=10_000)
+    task = await run(service, bench, lambda: bench.chain.submissions >= 1)
+    bench.chain.height += 1
+    for _ in range(200):
+        await asyncio.sleep(0)
+        bench.clock.advance(1.0)
+    assert task.done()
+    assert bench.facts.confirmed_count() == 2
+
+
+async def test_one_failing_duty_stops_no_other(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.prove("a")
+    bench.chain.fail_next("rules", ChainUnreachable("gone for a moment"))
+    service = bench.service(proof_interval_blocks=10_000)
+    task = await run(service, bench, lambda: bench.chain.weights == {0: {1: 65535}})
+    assert "weights: gone for a moment" in caplog.text
+    assert sorted(bench.miners.asked) == ["a", "b", "c"]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_without_the_hardware_query_nobody_is_asked(bench: Bench) -> None:
+    bench.prove("a")
+    service = bench.service(perform_hardware_query=False)
+    task = await run(service, bench, lambda: bool(bench.chain.weights))
+    assert bench.miners.asked == []
+    assert len(bench.facts.verdicts("a")) == 1
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
