@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import re
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from compute.deadline import within
 from compute.errors import ChainError, ChainUnreachable, ExtrinsicRefused, NotRegistered
 from compute.weights import U16_MAX, WeightRules
 
@@ -21,6 +23,16 @@ T = TypeVar("T")
 _READ_SECONDS = 60.0
 _SUBMIT_SECONDS = 180.0
 _CONNECT_SECONDS = 60.0
+# CustomTransactionError of the chain (common/src/transaction_error.rs), by the pallet error that each stands for.
+_POOL_REFUSALS = {
+    1: "NotEnoughStakeToSetWeights",
+    6: "SettingWeightsTooFast",
+    10: "HotKeyNotRegisteredInNetwork",
+    11: "InvalidIpAddress",
+    12: "ServingRateLimitExceeded",
+    13: "InvalidPort",
+    19: "HotKeyNotRegisteredInSubNet",
+}
 # The SDK's own version is in the millions; this subnet's (100·major + 10·minor + patch) is far below.
 _MAX_SUBNET_VERSION = 100_000
 
@@ -119,8 +131,7 @@ class SubtensorChain:
         self.netuid = netuid
         self._wallet = wallet
         self._block_seconds = block_seconds
-        self._executor = ThreadPoolExecutor(1, "chain")
-        self._subtensor: Any = None
+        self._connection = _Connection(endpoint)
 
     @property
     def hotkey(self) -> str:
@@ -200,7 +211,7 @@ class SubtensorChain:
         return await self._call(submit, _SUBMIT_SECONDS)
 
     async def close(self) -> None:
-        self._abandon()
+        self._connection.abandon()
 
     def _own_neuron(self, chain: Any) -> Any:
         neuron = chain.get_neuron_for_pubkey_and_subnet(self.hotkey, netuid=self.netuid)
@@ -223,32 +234,53 @@ class SubtensorChain:
         _raise_unless_success(response, "Unknown")
 
     async def _call(self, operation: Callable[[Any], T], deadline_seconds: float) -> T:
-        def run() -> T:
-            if self._subtensor is None:
-                self._subtensor = _connect(self.endpoint)
-            return operation(self._subtensor)
-
-        loop = asyncio.get_running_loop()
+        connection = self._connection
         try:
-            running = loop.run_in_executor(self._executor, run)
-            return await asyncio.wait_for(running, _CONNECT_SECONDS + deadline_seconds)
-        except ChainError as error:
-            if isinstance(error, ChainUnreachable):
-                self._abandon()
+            return await within(_CONNECT_SECONDS + deadline_seconds, connection.call(operation))
+        except ChainUnreachable:
+            self._abandon(connection)
+            raise
+        except ChainError:
             raise
         except (asyncio.TimeoutError, TimeoutError):
-            self._abandon()
+            self._abandon(connection)
             raise ChainUnreachable(f"{self.endpoint} did not answer within {deadline_seconds:.0f} s") from None
         except Exception as error:  # the SDK, websockets and the codec each raise their own; after one, start afresh
-            self._abandon()
+            self._abandon(connection)
             raise ChainUnreachable(f"{self.endpoint}: {type(error).__name__}: {error}") from error
 
-    def _abandon(self) -> None:
-        subtensor, self._subtensor = self._subtensor, None
-        executor, self._executor = self._executor, ThreadPoolExecutor(1, "chain")
-        if subtensor is not None:
-            executor.submit(_close_quietly, subtensor)
-        executor.shutdown(wait=False)
+    def _abandon(self, connection: _Connection) -> None:
+        connection.abandon()
+        if connection is self._connection:
+            self._connection = _Connection(self.endpoint)
+
+
+class _Connection:
+    """One connection of the SDK and the one thread that may use it. Opens at the first call."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self._executor = ThreadPoolExecutor(1, "chain")
+        self._subtensor: Any = None
+
+    async def call(self, operation: Callable[[Any], T]) -> T:
+        """Run ``operation`` with the ``Subtensor``, in its thread, after those before it."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, operation)
+
+    def _run(self, operation: Callable[[Any], T]) -> T:
+        if self._subtensor is None:
+            self._subtensor = _connect(self._endpoint)
+        return operation(self._subtensor)
+
+    def abandon(self) -> None:
+        """Close the connection once its thread is done with whatever it hangs in. Returns at once; idempotent."""
+        with contextlib.suppress(RuntimeError):  # abandoned before
+            self._executor.submit(self._close)
+        self._executor.shutdown(wait=False)
+
+    def _close(self) -> None:
+        if self._subtensor is not None:
+            _close_quietly(self._subtensor)
 
 
 def _connect(endpoint: str) -> Any:
@@ -286,7 +318,9 @@ def _raise_unless_success(response: Any, silent_name: str) -> None:
     # The SDK folds the pallet's error name into its text; what the pool refused before dispatch has a number only.
     custom = re.search(r"Custom error: (\d+)", message)
     named = re.search(r"returned `(\w+)\(", message)
-    name = f"CustomError{custom[1]}" if custom else named[1] if named else "Unknown"
+    name = named[1] if named else "Unknown"
+    if custom:
+        name = _POOL_REFUSALS.get(int(custom[1]), f"CustomError{custom[1]}")
     raise ExtrinsicRefused(name, message)
 
 

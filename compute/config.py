@@ -123,6 +123,7 @@ def _model(name: str, table: _Performance) -> GpuModel:
         tflops32=table.GPU_TFLOPS_FP32.get(name),
         vram_gb=table.GPU_VRAM_GB[name],
         bandwidth_gbs=table.GPU_BANDWIDTH_GBS.get(name),
+        score=table.gpu_scores.get(name, 0.0),
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from compute.errors import ChainError, ComputeError, ConfigError
 from compute.options import WalletOptions
@@ -48,6 +49,17 @@ def load_wallet(options: WalletOptions) -> Any:
             f"btcli wallet create --wallet.name {options.name} --wallet.hotkey {options.hotkey}"
         ) from error
     return wallet
+
+
+def leave(code: int) -> NoReturn:
+    """End the process now: a thread that hangs in the SDK or in a library must not outlast pm2's kill timeout.
+
+    Everything that has to be closed has been closed by then.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def run_neuron(main: Callable[[], Awaitable[None]]) -> int:

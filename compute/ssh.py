@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import ipaddress
 import logging
 import shlex
 import socket
@@ -40,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command left behind. ``exit_code`` is -1 where the server sent none (killed, connection lost)."""
+    """What a command left behind. ``exit_code`` is -1 where the server sent none, as for one that was killed."""
 
     exit_code: int
     stdout: bytes
@@ -159,11 +160,13 @@ class SshSession:
         self._closed = True
         # With the socket shut down, paramiko's thread and every call that blocks on it come back at once.
         self._abort()
-        # A thread that was never started cannot be joined, and needs no joining.
-        with contextlib.suppress(asyncio.TimeoutError, RuntimeError):
-            await asyncio.wait_for(self._blocking(self._transport.join, _CLOSE_SECONDS), _CLOSE_SECONDS)
-        self._executor.shutdown(wait=False)
-        self._socket.close()
+        try:
+            # A thread that was never started cannot be joined, and needs no joining.
+            with contextlib.suppress(asyncio.TimeoutError, RuntimeError):
+                await asyncio.wait_for(self._blocking(self._transport.join, _CLOSE_SECONDS), _CLOSE_SECONDS)
+        finally:
+            self._executor.shutdown(wait=False)
+            self._socket.close()
 
     def _abort(self) -> None:
         with contextlib.suppress(OSError):
@@ -215,7 +218,10 @@ class SshSession:
                     raise OutputTooLarge(f"{self.where}: the command printed more than {max_output_bytes} bytes")
             status_event = streams.channel.status_event
             await self._blocking(status_event.wait, timeout_seconds)
-            return CommandResult(streams.channel.exit_status, bytes(stdout), bytes(stderr))
+            exit_code = streams.channel.exit_status
+            if exit_code == -1 and not self._transport.is_active():
+                raise SshError(f"{self.where}: the connection was lost before the command ended")
+            return CommandResult(exit_code, bytes(stdout), bytes(stderr))
         finally:
             feeding.cancel()
             self._abandon(streams.channel)
@@ -231,7 +237,7 @@ class SshSession:
         loop = asyncio.get_running_loop()
 
         def start() -> _Streams:
-            channel = self._transport.open_session(window_size=_WINDOW_BYTES, timeout=timeout_seconds)
+            channel = self._transport.open_session(window_size=_WINDOW_BYTES, timeout=timeout_seconds + _CLOSE_SECONDS)
             streams = _Streams(self, channel, loop)
             channel.settimeout(timeout_seconds)
             channel.exec_command(line)
@@ -367,8 +373,13 @@ class _LoopEvent(threading.Event):
 
 async def _connect_socket(host: str, port: int) -> socket.socket:
     loop = asyncio.get_running_loop()
-    family, kind, protocol, _, address = (await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
-    sock = socket.socket(family, kind, protocol)
+    address: tuple[Any, ...] = (host, port)
+    try:
+        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+    except ValueError:
+        # A name takes a thread of the loop's own executor; the addresses of miners are numbers.
+        family, _, _, _, address = (await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         await loop.sock_connect(sock, address)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from compute.neuron import load_environment
+from compute.neuron import leave, load_environment
 from compute.options import parse_miner
 
 
@@ -21,4 +21,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import bittensor
 
+from compute.console import Column, Output
 from compute.localnet.process import NodeProcess
 from compute.proof.bench import bench as proof_bench
 from compute.protocol import Allocate
-from compute.renter.output import Column, Output
 from compute.transport.caller import DendriteCaller
 from compute.transport.peer import Peer
 from compute.transport.server import AxonServer, RequestContext

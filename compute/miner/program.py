@@ -17,13 +17,13 @@ from compute.allocation.runtime import Runtime
 from compute.allocation.service import AllocateService
 from compute.chain import SubtensorChain
 from compute.clock import SystemClock
+from compute.console import Output
 from compute.errors import ComputeError, ConfigError
 from compute.hardware import CpuDevices, Hardware, SystemHardware
 from compute.miner.gate import MinerGate
 from compute.miner.service import MinerService
 from compute.neuron import EXIT_CONFIG, EXIT_OK, load_wallet, run_neuron
 from compute.options import MinerOptions, RuntimeKind
-from compute.renter.output import Output
 from compute.signing import SignerMemory
 from compute.store import Database
 from compute.telemetry import logs

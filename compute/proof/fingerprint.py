@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -30,10 +31,11 @@ _PASS_OF_COMPUTE = 0.5
 
 
 def nearest_model(measured: DeviceMeasurement, models: Mapping[str, GpuModel], settings: ProofSettings) -> str | None:
-    """The model whose rates and memory ``measured`` is nearest to, by mean relative deviation.
+    """The model whose rates and memory ``measured`` is nearest to, by the mean of the logarithms of their ratios.
 
-    The memory of a model is what a claim of it would have had to hold. Rates not measured or not in the table do not
-    count; with neither there is no nearest.
+    A ratio and not a difference: half of a rate and twice of it are equally far, so that something a thousand times
+    slower than every card is nearest to the slowest. The memory of a model is what a claim of it would have had to
+    hold. Rates not measured or not in the table do not count; with neither there is no nearest.
     """
     if measured.tflops16 is None or not models:
         return None
@@ -64,7 +66,7 @@ def worth(device: DeviceMeasurement, claimed: GpuModel, models: Mapping[str, Gpu
     nearest = device.nearest
     if nearest is None or (claimed.name, nearest) in pairs or (nearest, claimed.name) in pairs:
         return claimed.name
-    return nearest if models[nearest].tflops16 < claimed.tflops16 else claimed.name
+    return min(claimed.name, nearest, key=lambda name: (models[name].score, models[name].tflops16))
 
 
 def machine_verdict(
@@ -78,7 +80,7 @@ def machine_verdict(
     return MachineVerdict(
         reason=reason,
         claim=claim,
-        gpu=min(values, key=lambda name: models[name].tflops16) if values else None,
+        gpu=min(values, key=lambda name: (models[name].score, models[name].tflops16)) if values else None,
         count=len(proven),
         devices=tuple(devices),
         detail=_explain(reason, devices, claimed),
@@ -103,8 +105,8 @@ def shared_devices(proven: Sequence[tuple[str, Sequence[str]]]) -> dict[str, str
 def _deviation(measured: DeviceMeasurement, model: GpuModel, settings: ProofSettings) -> float:
     pairs = [(measured.tflops16, model.tflops16), (measured.bandwidth_gbs, model.bandwidth_gbs)]
     pairs.append((float(measured.vram_bytes), float(dims_for(model, settings).resident_bytes)))
-    relative = [abs(found - expected) / expected for found, expected in pairs if found is not None and expected]
-    return sum(relative) / len(relative)
+    ratios = [abs(math.log(found / expected)) for found, expected in pairs if found and expected]
+    return sum(ratios) / len(ratios)
 
 
 def _gravest(reasons: Sequence[ProofReason]) -> ProofReason:

@@ -21,7 +21,8 @@ class GpuModel:
 
     ``tflops16`` is in 10^12 operations per second, ``vram_gb`` in 10^9 bytes as the driver reports the card's total,
     ``bandwidth_gbs`` in 10^9 bytes per second of one rehash pass (``None``: not measured yet, not judged).
-    ``tflops32`` is shown to people and never judged.
+    ``tflops32`` is shown to people and never judged. ``score`` is what the model is paid for, 0 for nothing: a device
+    that looks like another model than its claim is worth the lesser of the two.
     """
 
     name: str
@@ -29,6 +30,7 @@ class GpuModel:
     vram_gb: float
     bandwidth_gbs: float | None
     tflops32: float | None = None
+    score: float = 0.0
 
     def __post_init__(self) -> None:
         positive = {"tflops16": self.tflops16, "vram_gb": self.vram_gb, "bandwidth_gbs": self.bandwidth_gbs}

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from compute.channel import Channel
+from compute.deadline import within
 from compute.errors import SshError, SshTimeout, SshUnreachable
 from compute.proof.bootstrap import bootstrap_argv
-from compute.proof.deadline import within
 
 _CLOSE_SECONDS = 5.0
 

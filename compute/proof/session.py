@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 
 from compute.channel import Channel
 from compute.clock import Clock
+from compute.deadline import within
 from compute.errors import CallError, HostKeyMismatch, LeaseError, ProofError, SshError, SshTimeout
 from compute.proof import generator
 from compute.proof.conversation import Conversation, Question, Timed
-from compute.proof.deadline import within
 from compute.proof.fingerprint import judge_device, machine_verdict
 from compute.proof.frames import Hello
 from compute.proof.models import (

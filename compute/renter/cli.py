@@ -68,9 +68,9 @@ def _run(
     stderr: TextIO,
     width: int | None,
 ) -> int:
+    from compute.console import Output
     from compute.renter.commands import COMMANDS, Context
     from compute.renter.failures import report
-    from compute.renter.output import Output
     from compute.renter.running import Runner, SystemTerminal
     from compute.renter.shell import Shell
 

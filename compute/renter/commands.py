@@ -9,12 +9,12 @@ from typing import Any
 
 from compute.allocation.requirements import DeviceRequirement
 from compute.clock import Clock
+from compute.console import Output
 from compute.errors import ComputeError, UsageError
 from compute.renter import views
 from compute.renter.failures import Exit, Unconfirmed, report
 from compute.renter.market import Offer
 from compute.renter.options import EXAMPLE_REQUIREMENT
-from compute.renter.output import Output
 from compute.renter.records import GrantRecord
 from compute.renter.requirement_text import parse_requirement
 from compute.renter.running import Runner, Terminal

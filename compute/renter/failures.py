@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from compute.console import Output
 from compute.errors import (
     CallError,
     ChainError,
@@ -19,7 +20,6 @@ from compute.errors import (
 )
 from compute.reasons import Refusal
 from compute.renter.cli import EXIT_INTERRUPTED
-from compute.renter.output import Output
 
 
 class Exit(IntEnum):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
+from compute.console import Column
 from compute.renter.market import Offer
-from compute.renter.output import Column
 from compute.renter.records import GrantRecord, Penalty
 from compute.selection import Explanation
 from compute.specs import MachineSpecs

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from compute.deadline import within
 from compute.errors import ConfigError
 from compute.protocol import Synapse
 
@@ -28,7 +29,8 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_NONCE_AHEAD_SECONDS = 30.0
 _MAX_CONNECTIONS = 512
 _HANDLER_DEADLINE_SECONDS = 60.0
-_STOP_SECONDS = 3
+# pm2 kills after 1.6 s by default.
+_STOP_SECONDS = 1
 
 S = TypeVar("S", bound=Synapse)
 
@@ -145,7 +147,7 @@ class AxonServer:
 
     def _submit(self, answer: Awaitable[Any]) -> Future[Any]:
         async def bounded() -> Any:
-            return await asyncio.wait_for(answer, _HANDLER_DEADLINE_SECONDS)
+            return await within(_HANDLER_DEADLINE_SECONDS, answer)
 
         return asyncio.run_coroutine_threadsafe(bounded(), self._loop)
 
@@ -163,7 +165,7 @@ class AxonServer:
         self.axon.started = True
 
     async def stop(self) -> None:
-        """Stop answering, finish what is in flight for up to three seconds, and close the socket. Idempotent."""
+        """Stop answering, finish what is in flight for up to a second, and close the socket. Idempotent."""
         self._server.should_exit = True
         if self._thread is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 2 * _STOP_SECONDS)

@@ -71,6 +71,8 @@ class VerdictFact:
     count: int
     tflops16: float | None
     detail: str
+    uuids: tuple[str, ...] = ()
+    """Of the devices that proved themselves, as the worker says them."""
 
 
 @dataclass(frozen=True)
@@ -285,4 +287,9 @@ def _verdict(row: Any) -> VerdictFact:
         count=row["count"],
         tflops16=row["tflops16"],
         detail=row["detail"],
+        uuids=tuple(
+            device["uuid"]
+            for device in json.loads(row["devices"])
+            if device["uuid"] and device["reason"] == ProofReason.OK.value
+        ),
     )

@@ -12,12 +12,12 @@ from compute.allocation.client import AllocationClient
 from compute.chain import SubtensorChain
 from compute.clock import SystemClock
 from compute.config import load_config
+from compute.console import Column, Output
 from compute.errors import ComputeError, ExtrinsicRefused
 from compute.keypairs import verify_signature
 from compute.neuron import EXIT_CONFIG, EXIT_OK, load_wallet, run_neuron
 from compute.options import ValidatorOptions
 from compute.renter.evidence import RentalEvidence
-from compute.renter.output import Column, Output
 from compute.signing import SignerMemory
 from compute.store import Database
 from compute.telemetry import logs

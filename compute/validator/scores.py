@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 
 from compute.chain import Metagraph
 from compute.config import Config
+from compute.proof.fingerprint import shared_devices
 from compute.reasons import ProofReason
 from compute.scoring import PENALIZED, score
-from compute.specs import MachineSpecs
 from compute.validator.facts import ScoreFact, SpecsFact, VerdictHistory
-from compute.validator.standing import Standing, shared_uuids, standing
+from compute.validator.standing import Standing, standing
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,6 @@ class Known:
     own_hotkey: str
     unqueried: Mapping[str, ProofReason]
     specs: Mapping[str, SpecsFact]
-    machines: Mapping[str, MachineSpecs]
     histories: Mapping[str, VerdictHistory]
     allocated: Collection[str]
     penalized: Collection[str]
@@ -31,7 +30,7 @@ class Known:
 def score_all(known: Known, config: Config, now: float) -> list[ScoreFact]:
     """Score every hotkey of the subnet but our own, by uid."""
     by_registration = sorted(known.metagraph.neurons, key=lambda neuron: (neuron.registered_at, neuron.uid))
-    shared = shared_uuids(known.machines, [neuron.hotkey for neuron in by_registration])
+    shared = shared_devices([(neuron.hotkey, _proven_uuids(known, neuron.hotkey)) for neuron in by_registration])
     facts = []
     for neuron in known.metagraph.neurons:
         if neuron.hotkey == known.own_hotkey:
@@ -51,6 +50,12 @@ def score_all(known: Known, config: Config, now: float) -> list[ScoreFact]:
         details = asdict(breakdown) | {"reason": reason.value, "kept": stands.kept, "gpu": stands.gpu}
         facts.append(ScoreFact(neuron.hotkey, neuron.uid, breakdown.total, reason, details))
     return facts
+
+
+def _proven_uuids(known: Known, hotkey: str) -> tuple[str, ...]:
+    """Of the last proof that was ok: what a machine only claims must not take another's device away."""
+    history = known.histories.get(hotkey)
+    return history.last_ok.uuids if history is not None and history.last_ok is not None else ()
 
 
 def _standing(

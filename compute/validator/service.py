@@ -288,7 +288,6 @@ class ValidatorService:
                 own_hotkey=self._own_hotkey,
                 unqueried=unqueried(metagraph, self._own_hotkey, self._settings.policy),
                 specs=specs,
-                machines=self._machines(specs),
                 histories=self._facts.histories(),
                 allocated=self._leases.leased(),
                 penalized=self._leases.penalized(),

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from compute.chain import Neuron
 from compute.clock import Clock
+from compute.deadline import within
 from compute.errors import CallError
 from compute.protocol import Specs
 from compute.reasons import ProofReason
@@ -38,7 +39,7 @@ async def _ask(neuron: Neuron, caller: Caller, clock: Clock, block: int) -> Spec
     peer = Peer(neuron.hotkey, neuron.ip, neuron.port)
     try:
         request = caller.call(peer, Specs(), timeout_seconds=REQUEST_SECONDS)
-        answer = await asyncio.wait_for(request, _BATCH_SECONDS)
+        answer = await within(_BATCH_SECONDS, request)
         machine = parse_specs(answer.specs_output)
     except (asyncio.TimeoutError, TimeoutError):
         return fact(ProofReason.TIMEOUT, detail=f"no answer within {_BATCH_SECONDS:.0f} s")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compute import __minimal_miner_version__, version_as_int
@@ -131,15 +131,3 @@ def claim_of(specs: MachineSpecs, aliases: Mapping[str, str]) -> Claim | None:
     """
     names = [aliases.get(gpu.name, gpu.name) for gpu in specs.gpus]
     return Claim(gpu=names[0], count=names.count(names[0])) if names else None
-
-
-def shared_uuids(specs: Mapping[str, MachineSpecs], by_registration: Sequence[str]) -> dict[str, str]:
-    """Hotkeys that show a GPU uuid which an earlier registered hotkey shows too, and that uuid."""
-    owner: dict[str, str] = {}
-    shared: dict[str, str] = {}
-    for hotkey in by_registration:
-        machine = specs.get(hotkey)
-        for gpu in machine.gpus if machine is not None else ():
-            if gpu.uuid and owner.setdefault(gpu.uuid, hotkey) != hotkey:
-                shared[hotkey] = gpu.uuid
-    return shared

@@ -108,4 +108,5 @@ def test_sigterm_stops_cleanly_even_while_connecting(tmp_path: Path) -> None:
         code, _, stderr = outcome(process)
     assert code == 0
     assert "stopping" in stderr
-    assert time.monotonic() - begun < 15
+    # pm2 kills after 1.6 s by default; a busy test machine gets a little more.
+    assert time.monotonic() - begun < 5

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -67,4 +68,4 @@ def test_whatever_the_scores_the_chain_takes_the_vector(
     assert all(0 <= uid < uids and 1 <= weight <= U16_MAX for uid, weight in chain.items())
     assert len(chain) >= min(least, uids)
     ranked = sorted((uid for uid in chain if scores.get(uid, 0) > 0), key=lambda uid: scores[uid])
-    assert all(chain[a] <= chain[b] for a, b in zip(ranked, ranked[1:], strict=False))
+    assert all(chain[a] <= chain[b] for a, b in itertools.pairwise(ranked))

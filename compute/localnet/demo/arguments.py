@@ -6,8 +6,8 @@ import argparse
 
 DESCRIPTION = """Play a whole subnet on this machine: a chain, a validator and miners as ordinary processes, one that
 claims a GPU which it does not have and one that dies halfway; rent the best machine and run a command in it. Needs no
-GPU, no Docker, no keys and no network. Ends with status 0 only if the chain holds what the scores say and the cheats got
-nothing."""
+GPU, no Docker, no keys and no network. Ends with status 0 only if the chain holds what the scores say and the cheats
+got nothing."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from compute.allocation.runtime import Endpoint, LeaseOrder
 from compute.hardware import Hardware
 from compute.localnet.demo.cast import LIE, LIE_MIB, Kind
 from compute.miner import program
-from compute.neuron import run_neuron
+from compute.neuron import leave, run_neuron
 from compute.options import MinerOptions, parse_miner
 from compute.specs import Gpu, MachineSpecs
 from compute.telemetry import logs
@@ -64,4 +64,4 @@ async def _serve(kind: Kind, options: MinerOptions) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

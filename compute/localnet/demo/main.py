@@ -12,11 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from compute.console import Column, Output
 from compute.errors import ComputeError
 from compute.localnet.demo.cast import cast
 from compute.localnet.demo.stage import VALIDATOR, Stage
 from compute.localnet.demo.story import Ending, Scene, Story
-from compute.renter.output import Column, Output
 
 EXIT_OK = 0
 EXIT_FAILED = 1

@@ -129,8 +129,8 @@ async def lives(
     story: Story,
     alice: Owner,
     request_of: Any,
-) -> tuple[Any, bool]:
-    """The life that is cut short, then the next one; and whether there was a cut."""
+) -> tuple[Any, bool, str]:
+    """The life that is cut short, then the next one; whether there was a cut; and which lease had a new key by then."""
     clock, machines, fuse = ManualClock(), {}, Fuse(steps, after=after)
     first = miner_type(folder, clock, SecretBox(bytes(32)), machines)
     await first.manager.start()
@@ -147,7 +147,8 @@ async def lives(
         assert fuse.blown
     blown, fuse.blown = fuse.blown, True
     await first.close()
-    return await first.again(), blown
+    in_force = [key for key, machine in first.machines.items() if "ssh-ed25519 NEW" in machine.order.authorized_keys]
+    return await first.again(), blown, "".join(in_force)
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -181,7 +182,7 @@ async def test_the_next_life_puts_everything_right(
     while True:
         folder = tmp_path / str(cuts)
         folder.mkdir()
-        miner, blown = await lives(miner_type, folder, cuts, after, kind, story, alice, request_of)
+        miner, blown, in_force = await lives(miner_type, folder, cuts, after, kind, story, alice, request_of)
         try:
             live = {lease.lease_id: lease for lease in miner.store.live()}
             assert live.keys() == miner.runtime.machines.keys()
@@ -193,6 +194,9 @@ async def test_the_next_life_puts_everything_right(
                 assert machine.order.ends_at == lease.ends_at > miner.clock.now()
                 assert machine.order.authorized_keys == miner.store.secrets(lease_id).authorized_keys
                 assert machine.endpoint.port == lease.port
+            if in_force:
+                # Nobody was told that the exchange went wrong: the key before it does not come back.
+                assert miner.runtime.machines[in_force].order.authorized_keys == ("ssh-ed25519 NEW",)
             if survives:
                 assert [lease.owner for lease in live.values()] == [alice]
             for lease in live.values():

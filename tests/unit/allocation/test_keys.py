@@ -25,7 +25,8 @@ from compute.allocation.keys import (
 from compute.errors import LeaseError, StoreError
 from compute.reasons import Refusal
 
-LINE = SessionKey.generate().public_line
+# Constant: parallel test runs must see the same parameters.
+LINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 KIND, BLOB = LINE.split(" ")
 
 
@@ -57,9 +58,7 @@ def test_a_damaged_session_key_is_a_value_error(text: str) -> None:
 
 
 def test_the_fingerprint_is_that_of_ssh_keygen() -> None:
-    # ssh-keygen -lf of this key.
-    line = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
-    assert fingerprint(line) == "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU"
+    assert fingerprint(LINE) == "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU"
 
 
 def test_good_keys_lose_their_comment_only() -> None:

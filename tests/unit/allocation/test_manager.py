@@ -280,6 +280,13 @@ async def test_a_lease_ends_at_its_time_and_not_before(miner: Any, alice: Owner,
     assert miner.store.history()[-1].reason == "its time was over"
 
 
+async def test_the_scheduler_sleeps_until_the_end_and_no_longer(
+    miner: Any, alice: Owner, request_of: Any, until: Any
+) -> None:
+    granted = await miner.manager.allocate(replace(request_of(alice), seconds=30))
+    await until(lambda: any(end == granted.lease.ends_at for end, _ in miner.clock._sleepers))
+
+
 async def test_a_paused_lease_ends_as_well(miner: Any, alice: Owner, request_of: Any, until: Any) -> None:
     await miner.manager.allocate(request_of(alice))
     await miner.manager.pause(alice)
@@ -307,6 +314,28 @@ async def test_past_its_end_a_lease_is_nobodys_even_before_the_scheduler_comes(
     new = await miner.manager.allocate(request_of(bob))
     assert list(miner.runtime.machines) == [new.lease.lease_id] != [old.lease.lease_id]
     assert (await refusal(miner.manager.deallocate(alice))).reason is Refusal.NOT_OWNER
+
+
+async def test_an_expired_lease_has_no_owner_where_no_scheduler_runs(
+    tmp_path: Any, miner_type: Any, miner: Any, alice: Owner, request_of: Any
+) -> None:
+    await miner.close()
+    life = miner_type(tmp_path, miner.clock, miner.box)
+    await life.manager._reconcile()
+    await life.manager.allocate(request_of(alice))
+    assert await life.manager.owns(alice.public_pem)
+    life.clock.advance(2 * DAY)
+    assert not await life.manager.owns(alice.public_pem)
+    await life.manager.check(DeviceRequirement(), PROBE)
+    for action in ACTIONS.values():
+        assert (await refusal(action(life.manager, alice))).reason is Refusal.NO_LEASE
+    await life.close()
+
+
+async def test_the_same_change_asked_twice_at_once_is_done_once(miner: Any, alice: Owner, request_of: Any) -> None:
+    await miner.manager.allocate(request_of(alice))
+    await asyncio.gather(*(miner.manager.restart(alice) for _ in range(3)))
+    assert miner.runtime.calls.count("restart") == 1
 
 
 async def test_a_slow_start_is_told_in_time_and_asking_again_gets_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,9 +158,8 @@ async def test_require_signed(tmp_path: Path) -> None:
 
 async def run_until(bench: Bench, condition: Any) -> None:
     task = asyncio.create_task(bench.service.run())
-    for _ in range(500):
-        if condition():
-            break
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
         await asyncio.sleep(0)
         bench.clock.advance(1.0)
     assert condition()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -76,7 +77,7 @@ def test_the_emitted_entries_are_a_valid_configuration(
     entries = yaml.safe_load(capsys.readouterr().out)
     entries["gpu_performance"]["gpu_scores"] = {found.model.name: 1.0}
     config = parse_config(yaml.safe_dump(entries))
-    assert config.models[found.model.name] == found.model
+    assert config.models[found.model.name] == replace(found.model, score=1.0)
     assert config.proof == found.settings
 
 

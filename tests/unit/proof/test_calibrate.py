@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
@@ -32,7 +34,7 @@ def test_the_entries_are_a_valid_configuration_of_the_same_proof() -> None:
     found = cpu_calibration(core(0.123))
     performance = {**found.performance_entry(), "gpu_scores": {CPU_MODEL: 1.0}}
     config = parse_config(yaml.safe_dump({"gpu_performance": performance, "merkle_proof": found.settings_entry()}))
-    assert config.models == {CPU_MODEL: found.model}
+    assert config.models == {CPU_MODEL: replace(found.model, score=1.0)}
     assert config.proof == found.settings
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from compute.clock import SystemClock
 from compute.errors import ProofError
@@ -39,6 +40,18 @@ async def test_an_honest_machine_proves_both_its_devices(prove: Any) -> None:
         assert 0 < device.tflops16 < 100
         assert 0 < device.compute_seconds < 20
         assert device.vram_bytes == 2 * 2500 * 128
+
+
+@pytest.mark.gpu
+async def test_every_gpu_here_proves_itself(prove: Any) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU for torch on this machine")
+    settings = ProofSettings(device="cuda", rows=65536, k=8192, columns=8192, tile_rows=4096, min_passes=5)
+    model = GpuModel("GPU", tflops16=1e-3, vram_gb=8.0, bandwidth_gbs=None)
+    target = Target("miner", Claim("GPU", torch.cuda.device_count()), local_worker)
+    (verdict,) = await prove([target], model=model, settings=settings, clock=SystemClock())
+    assert (verdict.reason, verdict.detail) == (ProofReason.OK, "")
+    assert all(device.uuid for device in verdict.devices)
 
 
 async def test_a_real_worker_is_slower_than_a_claim_of_something_better(prove: Any) -> None:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from compute.renter.output import Column, Output
+from compute.console import Column, Output
 
 
 class Terminal(io.StringIO):

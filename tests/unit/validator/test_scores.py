@@ -4,12 +4,10 @@ from compute.chain import Metagraph
 from compute.chain_fake import FakeChain
 from compute.config import load_config
 from compute.reasons import ProofReason
-from compute.specs import Gpu, MachineSpecs
 from compute.validator.facts import SpecsFact, VerdictFact, VerdictHistory
 from compute.validator.scores import Known, score_all
 
 CONFIG = load_config()
-MACHINE = MachineSpecs(8, 3000.0, 64, 64, 0, 64, 100, 0, 100)
 
 
 def ok(gpu: str, count: int) -> VerdictHistory:
@@ -32,7 +30,6 @@ def known(**changes: object) -> Known:
         own_hotkey="validator",
         unqueried={"validator": ProofReason.NOT_SERVING},
         specs={},
-        machines={},
         histories={"a": ok("NVIDIA H200", 8), "b": ok("NVIDIA RTX 4090", 2)},
         allocated={"b"},
         penalized=(),
@@ -82,7 +79,21 @@ def test_before_the_first_proof_the_specs_say_why() -> None:
 
 
 def test_one_card_under_two_hotkeys_pays_the_first() -> None:
-    machine = MACHINE.with_gpus((Gpu("NVIDIA H200", 1, uuid="GPU-1"),))
-    found = totals(known(machines={"a": machine, "b": machine}))
+    def with_card(history: VerdictHistory) -> VerdictHistory:
+        assert history.latest is not None
+        fact = replace(history.latest, uuids=("GPU-1",))
+        return VerdictHistory(fact, fact)
+
+    first, second = with_card(ok("NVIDIA H200", 8)), with_card(ok("NVIDIA H200", 8))
+    found = totals(known(histories={"a": first, "b": second}))
     assert found["a"] == (50.0, ProofReason.OK)
     assert found["b"] == (0.0, ProofReason.SHARED_DEVICE)
+
+
+def test_a_card_that_was_only_claimed_takes_nothing_from_who_proved_it() -> None:
+    proven = ok("NVIDIA H200", 8).latest
+    assert proven is not None
+    fact = replace(proven, uuids=("GPU-1",))
+    liar = VerdictHistory(replace(fact, reason=ProofReason.SLOWER_THAN_CLAIMED), None, 1)
+    found = totals(known(histories={"a": liar, "b": VerdictHistory(fact, fact)}))
+    assert found["b"][1] is ProofReason.OK

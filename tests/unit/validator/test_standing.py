@@ -10,7 +10,7 @@ from compute.proof.models import Claim
 from compute.reasons import ProofReason
 from compute.specs import Gpu, MachineSpecs
 from compute.validator.facts import VerdictFact, VerdictHistory
-from compute.validator.standing import QueryPolicy, Standing, claim_of, is_due, shared_uuids, standing, unqueried
+from compute.validator.standing import QueryPolicy, Standing, claim_of, is_due, standing, unqueried
 
 ROUNDS = RoundSettings(retry_limit=3, retry_interval_seconds=60.0, max_workers=4, max_random_delay_seconds=0.0)
 H200 = Claim("NVIDIA H200", 8)
@@ -99,14 +99,6 @@ def test_a_drivers_name_is_the_tables() -> None:
     aliases = load_config().aliases
     card = Gpu("NVIDIA GeForce RTX 4090", 24_564)
     assert claim_of(MACHINE.with_gpus((card, card)), aliases) == Claim("NVIDIA RTX 4090", 2)
-
-
-def test_a_shared_uuid_stays_with_the_first() -> None:
-    card = Gpu("NVIDIA L4", 1, uuid="GPU-a")
-    machines = {"late": MACHINE.with_gpus((card,)), "early": MACHINE.with_gpus((card,)), "other": MACHINE}
-    assert shared_uuids(machines, ["early", "late", "other"]) == {"late": "GPU-a"}
-    twice = {"one": MACHINE.with_gpus((card, card))}
-    assert shared_uuids(twice, ["one"]) == {}
 
 
 def subnet(*neurons: Neuron) -> Metagraph:

@@ -1,4 +1,4 @@
-"""Everything that ``register.py`` prints. stdout is data, stderr is everything else; rich is used here only."""
+"""Everything that the programs print. stdout is data, stderr is everything else; rich is used here only."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from compute.proof.deadline import within
+from compute.deadline import within
 
 
 async def test_a_result_in_time_is_returned_and_an_error_raised() -> None:
