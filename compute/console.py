@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,16 @@ class Output:
         dropped = [column.title for index, column in enumerate(columns) if index not in kept]
         if dropped:
             self.note(f"no room for: {', '.join(dropped)}. Widen the terminal, or use --json.")
+
+    def picture(self, columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str, caption: str) -> str:
+        """A table as an SVG document, as wide as it needs to be."""
+        width = 2 + sum(
+            2 + max([len(column.title), *(Text(row[index]).cell_len for row in rows)])
+            for index, column in enumerate(columns)
+        )
+        console = Console(file=io.StringIO(), record=True, width=width, highlight=False, markup=False, emoji=False)
+        console.print(self._drawn(columns, rows, width, caption))
+        return console.export_svg(title=title)
 
     @contextmanager
     def live_table(self, columns: Sequence[Column]) -> Iterator[Callable[[Sequence[Sequence[str]], str], None]]:

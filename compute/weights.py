@@ -32,7 +32,8 @@ def normalise(scores: Mapping[int, float]) -> dict[int, float]:
     total = math.fsum(scores.values())
     if total <= 0:
         return {}
-    return {uid: score / total for uid, score in sorted(scores.items()) if score > 0}
+    # A share may round to nothing although its score did not.
+    return {uid: score / total for uid, score in sorted(scores.items()) if score / total > 0}
 
 
 def to_chain(scores: Mapping[int, float], rules: WeightRules, uids: int) -> dict[int, int]:

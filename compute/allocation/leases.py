@@ -89,6 +89,15 @@ class Lease:
     reason: str = ""
 
 
+def _outranked(holder: Lease, lease: Lease) -> str | None:
+    """Why ``lease`` ends ``holder``, or None where it does not."""
+    if holder.kind is not LeaseKind.PROBE:
+        return None
+    if lease.kind is LeaseKind.CUSTOMER:
+        return "a customer asked for the machine"
+    return "its validator probes anew" if holder.owner.hotkey == lease.owner.hotkey else None
+
+
 class LeaseStore:
     """The leases of one machine, in ``database``. Every method is one transaction, and blocks for as long."""
 
@@ -105,7 +114,8 @@ class LeaseStore:
         """Take the machine for ``lease`` (in state ``reserved``), or find that it is taken.
 
         Asking again for what the same owner already holds returns the existing lease and changes nothing. A
-        customer's lease puts a probe's, and any lease past its end, into ``stopping``.
+        customer's lease puts a probe's, and any lease past its end, into ``stopping``; so does a new probe of the same
+        hotkey with the one before it: a validator that was killed in a probe has lost that probe's keys.
 
         Raises:
             LeaseError: ``busy``, with the seconds after which to ask again.
@@ -118,10 +128,9 @@ class LeaseStore:
                 over = holder.ends_at <= now
                 if not over and (holder.owner, holder.kind, holder.request) == (lease.owner, lease.kind, lease.request):
                     return holder
-                outranked = holder.kind is LeaseKind.PROBE and lease.kind is LeaseKind.CUSTOMER
-                if not over and not outranked:
+                reason = "its time was over" if over else _outranked(holder, lease)
+                if reason is None:
                     raise busy(holder, lease.owner, now)
-                reason = "its time was over" if over else "a customer asked for the machine"
                 self._update(connection, holder.lease_id, state=LeaseState.STOPPING.value, reason=reason)
             connection.execute(
                 "INSERT INTO leases (lease_id, state, kind, hotkey, public_pem, request, image, limits, created_at,"

@@ -80,7 +80,8 @@ def _run_node(options: argparse.Namespace) -> int:
 
     level = logging.DEBUG if options.verbose else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("websockets").setLevel(logging.WARNING)
+    # Some releases log a traceback for whatever is no handshake, which anybody may send.
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)
     settings: dict[str, Any] = dict(options.settings)
     if options.tempo is not None:
         settings["tempo"] = options.tempo

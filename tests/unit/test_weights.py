@@ -28,6 +28,10 @@ def test_a_score_that_is_none(bad: float) -> None:
         normalise({2: bad})
 
 
+def test_a_share_that_rounds_to_nothing_is_none() -> None:
+    assert to_chain({0: 2.0, 1: 5e-324}, WeightRules(max_weight_share=0.75), 2) == {0: U16_MAX}
+
+
 def test_a_pruned_uid_is_dropped() -> None:
     assert to_chain({1: 1.0, 9: 50.0}, ANY, 4) == {1: U16_MAX}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 DESCRIPTION = """Play a whole subnet on this machine: a chain, a validator and miners as ordinary processes, one that
 claims a GPU which it does not have and one that dies halfway; rent the best machine and run a command in it. Needs no
@@ -16,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--miners", type=_miners, default=4, metavar="N", help="how many miners, 4 to 16 (default: %(default)s)"
     )
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="write the final table to FILE as SVG too")
     parser.add_argument("--keep", action="store_true", help="keep everything running at the end, until Ctrl-C")
     parser.add_argument(
         "--block-time", type=float, default=0.5, metavar="SECONDS", help="time between blocks (default: %(default)s)"

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         ending = asyncio.run(_play(stage, output, keep=options.keep))
     except ComputeError as error:
         output.error(str(error), reason=None, advice=f"The logs of all processes are in {folder}")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         output.note("interrupted; every process has been ended")
         shutil.rmtree(folder, ignore_errors=True)
         return EXIT_INTERRUPTED
@@ -53,6 +53,10 @@ def run(options: argparse.Namespace) -> int:
         stage.close()
     if ending is None:
         return EXIT_FAILED
+    if options.picture is not None:
+        caption = "\n".join(_closing_lines(ending))
+        rows = [_cells(scene) for scene in ending.scenes]
+        options.picture.write_text(output.picture(COLUMNS, rows, "make demo", caption), encoding="utf-8")
     if ending.problems:
         for problem in ending.problems:
             output.error(problem, reason=None, advice=f"The logs of all processes are in {folder}")
@@ -82,9 +86,16 @@ def _print(ending: Ending, output: Output) -> None:
         output.data(ending.to_json())
         return
     output.table(COLUMNS, [_cells(scene) for scene in ending.scenes])
+    for line in _closing_lines(ending):
+        output.line(line)
+
+
+def _closing_lines(ending: Ending) -> list[str]:
     rental = ending.rental
-    output.line(f"rented uid {rental['uid']}, ran {rental['command']!r} there over SSH: {rental['output']}")
-    output.line(f"the chain holds what the scores say; epoch {ending.epoch} has used it")
+    return [
+        f"rented uid {rental['uid']}, ran {rental['command']!r} there over SSH: {rental['output']}",
+        f"the chain holds what the scores say; epoch {ending.epoch} has used it",
+    ]
 
 
 def _cells(scene: Scene) -> list[str]:

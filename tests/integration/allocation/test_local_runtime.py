@@ -323,22 +323,29 @@ def read_until(channel: paramiko.Channel, wanted: bytes) -> bytes:
     return text
 
 
-async def test_a_terminal(runtime: LocalRuntime, order: LeaseOrder, renter: SessionKey) -> None:
+async def test_a_terminal(runtime: LocalRuntime, order: LeaseOrder, renter: SessionKey, until: Any) -> None:
     transport = paramiko_client(runtime.start(order), renter)
     try:
         channel = transport.open_session()
         channel.get_pty("vt100", width=101, height=37)
         channel.invoke_shell()
+        # Each command waits for the prompt: what is typed while bash changes the terminal's mode may be dropped.
+        channel.sendall(b"PS1=re''ady'> '\n")
+        read_until(channel, b"ready> ")
         channel.sendall(b"stty size; echo $TERM-$((40+2)); tty\n")
-        text = read_until(channel, b"vt100-42")
+        text = read_until(channel, b"ready> ")
         assert b"37 101" in text
+        assert b"vt100-42" in text
+        assert b"/dev/pts/" in text
         channel.resize_pty(width=55, height=22)
         channel.sendall(b"stty size\n")
         read_until(channel, b"22 55")
-        channel.sendall(b"echo $((6*7))on; sleep 1000\n")
-        read_until(channel, b"42on")
+        read_until(channel, b"ready> ")
+        channel.sendall(b"sleep 1000\n")
+        server = server_of(runtime, order)
+        until(lambda: "sleep" in [child.name() for child in server.children(recursive=True)])
         channel.sendall(b"\x03")
-        read_until(channel, b"^C")
+        assert b"^C" in read_until(channel, b"ready> ")
         channel.sendall(b"echo $((9*9))on; exit 5\n")
         read_until(channel, b"81on")
         assert channel.recv_exit_status() == 5

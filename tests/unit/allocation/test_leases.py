@@ -95,10 +95,27 @@ def test_a_customer_ends_a_probe_even_its_own(store: LeaseStore) -> None:
 
 
 @pytest.mark.parametrize("holder", LeaseKind)
-def test_a_probe_ends_nothing(store: LeaseStore, holder: LeaseKind) -> None:
+def test_a_probe_ends_nothing_of_others(store: LeaseStore, holder: LeaseKind) -> None:
     store.reserve(lease_of(ALICE, kind=holder), SECRETS, now=0)
     with pytest.raises(LeaseError, match="leased"):
         store.reserve(lease_of(BOB, kind=LeaseKind.PROBE), SECRETS, now=0)
+
+
+def test_a_probe_replaces_the_one_before_it_of_the_same_hotkey(store: LeaseStore) -> None:
+    lost = store.reserve(
+        lease_of(Owner("5Alice", "key of a process that was killed"), kind=LeaseKind.PROBE), SECRETS, now=0
+    )
+    probe = store.reserve(lease_of(ALICE, kind=LeaseKind.PROBE), SECRETS, now=0)
+    assert store.holder() == probe
+    ended = store.get(lost.lease_id)
+    assert ended is not None
+    assert (ended.state, ended.reason) == (LeaseState.STOPPING, "its validator probes anew")
+
+
+def test_a_probe_never_ends_its_own_customers_lease(store: LeaseStore) -> None:
+    store.reserve(lease_of(ALICE), SECRETS, now=0)
+    with pytest.raises(LeaseError, match="deallocate it first"):
+        store.reserve(lease_of(ALICE, kind=LeaseKind.PROBE), SECRETS, now=0)
 
 
 def test_a_lease_past_its_end_holds_nobody_up(store: LeaseStore) -> None:
