@@ -22,6 +22,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import paramiko
 
+from compute.deadline import within
 from compute.errors import HostKeyMismatch, OutputTooLarge, SshError, SshTimeout, SshUnreachable
 
 _THREADS_PER_SESSION = 4
@@ -30,6 +31,7 @@ _SEND_CHUNK_BYTES = 1 << 20
 _RECEIVE_CHUNK_BYTES = 1 << 20
 _STDERR_TAIL_BYTES = 64 << 10
 _CLOSE_SECONDS = 2.0
+_SECOND_LINE_SECONDS = 5.0
 _TRANSPORT_LOG = "compute.ssh.transport"
 
 # Whatever goes wrong in paramiko's thread is raised here, mapped; its own log would repeat a peer's garbage.
@@ -90,7 +92,7 @@ async def connect(
     try:
         with _boundary(SshUnreachable, f"{where}: cannot connect"):
             try:
-                session = await asyncio.wait_for(log_in(), timeout_seconds)
+                session = await within(timeout_seconds, log_in())
             except asyncio.TimeoutError:
                 raise SshTimeout(f"{where}: no SSH login within {timeout_seconds:g} s") from None
         yield session
@@ -133,9 +135,7 @@ class SshSession:
         """
         with _boundary(SshError, f"{self.where}: command failed"):
             try:
-                return await asyncio.wait_for(
-                    self._run(command, input, timeout_seconds, max_output_bytes), timeout_seconds
-                )
+                return await within(timeout_seconds, self._run(command, input, timeout_seconds, max_output_bytes))
             except asyncio.TimeoutError:
                 raise SshTimeout(f"{self.where}: the command did not end within {timeout_seconds:g} s") from None
 
@@ -148,7 +148,7 @@ class SshSession:
         """
         with _boundary(SshError, f"{self.where}: cannot start the command"):
             try:
-                streams = await asyncio.wait_for(self._start(command, timeout_seconds), timeout_seconds)
+                streams = await within(timeout_seconds, self._start(command, timeout_seconds))
             except asyncio.TimeoutError:
                 raise SshTimeout(f"{self.where}: the command did not start within {timeout_seconds:g} s") from None
         return SshChannel(self, streams)
@@ -163,7 +163,7 @@ class SshSession:
         try:
             # A thread that was never started cannot be joined, and needs no joining.
             with contextlib.suppress(asyncio.TimeoutError, RuntimeError):
-                await asyncio.wait_for(self._blocking(self._transport.join, _CLOSE_SECONDS), _CLOSE_SECONDS)
+                await within(_CLOSE_SECONDS, self._blocking(self._transport.join, _CLOSE_SECONDS))
         finally:
             self._executor.shutdown(wait=False)
             self._socket.close()
@@ -173,8 +173,9 @@ class SshSession:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     async def _negotiate(self, pinned: str | None, timeout_seconds: float) -> None:
-        self._transport.banner_timeout = self._transport.handshake_timeout = timeout_seconds
-        self._transport.auth_timeout = self._transport.channel_timeout = timeout_seconds
+        # paramiko's own limits are a second line: the deadline around this is the one that callers hear of.
+        limit = timeout_seconds + _SECOND_LINE_SECONDS
+        self._transport.banner_timeout = self._transport.handshake_timeout = self._transport.auth_timeout = limit
         await self._until_set(self._transport.start_client)
         if not self._transport.is_active():
             raise SshUnreachable(f"{self.where}: no SSH handshake: {self._reason()}")
@@ -237,7 +238,9 @@ class SshSession:
         loop = asyncio.get_running_loop()
 
         def start() -> _Streams:
-            channel = self._transport.open_session(window_size=_WINDOW_BYTES, timeout=timeout_seconds + _CLOSE_SECONDS)
+            channel = self._transport.open_session(
+                window_size=_WINDOW_BYTES, timeout=timeout_seconds + _SECOND_LINE_SECONDS
+            )
             streams = _Streams(self, channel, loop)
             channel.settimeout(timeout_seconds)
             channel.exec_command(line)
@@ -280,8 +283,7 @@ class SshChannel:
         where = self._session.where
         with _boundary(SshError, f"{where}: cannot write"):
             try:
-                sending = self._session._blocking(self._streams.send, data, timeout_seconds)
-                await asyncio.wait_for(sending, timeout_seconds)
+                await within(timeout_seconds, self._session._blocking(self._streams.send, data, timeout_seconds))
             except (asyncio.TimeoutError, TimeoutError):
                 raise SshTimeout(f"{where}: {len(data)} bytes not accepted within {timeout_seconds:g} s") from None
 
@@ -289,7 +291,7 @@ class SshChannel:
         where = self._session.where
         with _boundary(SshError, f"{where}: cannot read"):
             try:
-                return await asyncio.wait_for(self._read_exactly(count), timeout_seconds)
+                return await within(timeout_seconds, self._read_exactly(count))
             except asyncio.TimeoutError:
                 raise SshTimeout(f"{where}: {count} bytes had not arrived within {timeout_seconds:g} s") from None
 
@@ -299,7 +301,7 @@ class SshChannel:
         self._closed = True
         # A close that cannot be sent in time goes with the session.
         with contextlib.suppress(asyncio.TimeoutError, paramiko.SSHException, OSError, EOFError, RuntimeError):
-            await asyncio.wait_for(self._session._blocking(self._streams.channel.close), _CLOSE_SECONDS)
+            await within(_CLOSE_SECONDS, self._session._blocking(self._streams.channel.close))
 
     async def _read_exactly(self, count: int) -> bytes:
         received = bytearray()

@@ -14,6 +14,7 @@ from compute.allocation.leases import Owner
 from compute.allocation.manager import KeyLine, LeaseManager, LeaseRequest
 from compute.allocation.requirements import DeviceRequirement, wants_probe
 from compute.allocation.runtime import LeaseKind
+from compute.deadline import within
 from compute.errors import LeaseError, StoreError
 from compute.reasons import Refusal
 
@@ -55,7 +56,7 @@ class AllocateService:
         """The ``output`` for ``call``. Never raises but when cancelled, and answers in bounded time."""
         limit = self._manager.answer_seconds + _GRACE_SECONDS
         try:
-            return await asyncio.wait_for(self._answer(call), limit)
+            return await within(limit, self._answer(call))
         except LeaseError as error:
             return self._refused(error)
         except asyncio.TimeoutError:

@@ -14,10 +14,11 @@ from compute.proof.calibrate import Calibration
 
 RETRY_SECONDS = 2.0
 RETRIES = 20
+"""A busy computer measures badly for a while, and an honest machine should not fall for that."""
 
 
-def write_config(path: Path, calibration: Calibration) -> None:
-    """Write the configuration that the demo's validator pays by.
+def write_config(path: Path, calibration: Calibration, *, retries: int = RETRIES) -> None:
+    """Write the configuration that the demo's validator pays by; ``retries`` is ``pog_retry_limit``.
 
     Machines are proven one after the other: they are one machine, and would measure each other's share of it.
     """
@@ -29,7 +30,7 @@ def write_config(path: Path, calibration: Calibration) -> None:
     tables["GPU_VRAM_GB"][LIE] = h100.vram_gb
     scores = {LOCALNET_CPU_MODEL: 1.0, LIE: shipped.scores[LIE]}
     rounds = {
-        "pog_retry_limit": RETRIES,
+        "pog_retry_limit": retries,
         "pog_retry_interval": RETRY_SECONDS,
         "max_workers": 1,
         "max_random_delay": 0.0,

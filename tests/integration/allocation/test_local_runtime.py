@@ -313,14 +313,21 @@ def paramiko_client(endpoint: Endpoint, key: SessionKey) -> paramiko.Transport:
     return transport
 
 
-def read_until(channel: paramiko.Channel, wanted: bytes) -> bytes:
-    channel.settimeout(15)
-    text = b""
-    while wanted not in text:
-        data = channel.recv(4096)
-        assert data, text
-        text += data
-    return text
+class Screen:
+    """What a terminal shows, read piece by piece."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+        self._channel.settimeout(15)
+        self._unread = b""
+
+    def until(self, wanted: bytes) -> bytes:
+        while wanted not in self._unread:
+            data = self._channel.recv(4096)
+            assert data, self._unread
+            self._unread += data
+        text, self._unread = self._unread.split(wanted, 1)
+        return text
 
 
 async def test_a_terminal(runtime: LocalRuntime, order: LeaseOrder, renter: SessionKey, until: Any) -> None:
@@ -329,25 +336,26 @@ async def test_a_terminal(runtime: LocalRuntime, order: LeaseOrder, renter: Sess
         channel = transport.open_session()
         channel.get_pty("vt100", width=101, height=37)
         channel.invoke_shell()
+        screen = Screen(channel)
         # Each command waits for the prompt: what is typed while bash changes the terminal's mode may be dropped.
         channel.sendall(b"PS1=re''ady'> '\n")
-        read_until(channel, b"ready> ")
+        screen.until(b"ready> ")
         channel.sendall(b"stty size; echo $TERM-$((40+2)); tty\n")
-        text = read_until(channel, b"ready> ")
-        assert b"37 101" in text
-        assert b"vt100-42" in text
-        assert b"/dev/pts/" in text
+        text = screen.until(b"ready> ")
+        for shown in (b"37 101", b"vt100-42", b"/dev/pts/"):
+            assert shown in text
         channel.resize_pty(width=55, height=22)
         channel.sendall(b"stty size\n")
-        read_until(channel, b"22 55")
-        read_until(channel, b"ready> ")
+        screen.until(b"22 55")
+        screen.until(b"ready> ")
         channel.sendall(b"sleep 1000\n")
         server = server_of(runtime, order)
         until(lambda: "sleep" in [child.name() for child in server.children(recursive=True)])
         channel.sendall(b"\x03")
-        assert b"^C" in read_until(channel, b"ready> ")
+        screen.until(b"^C")
+        screen.until(b"ready> ")
         channel.sendall(b"echo $((9*9))on; exit 5\n")
-        read_until(channel, b"81on")
+        screen.until(b"81on")
         assert channel.recv_exit_status() == 5
     finally:
         transport.close()
