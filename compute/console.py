@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,14 +70,14 @@ class Output:
             self.note(f"no room for: {', '.join(dropped)}. Widen the terminal, or use --json.")
 
     def picture(self, columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str, caption: str) -> str:
-        """A table as an SVG document, as wide as it needs to be."""
+        """A table as an SVG document, as wide as it needs to be; it loads nothing from elsewhere."""
         width = 2 + sum(
             2 + max([len(column.title), *(Text(row[index]).cell_len for row in rows)])
             for index, column in enumerate(columns)
         )
         console = Console(file=io.StringIO(), record=True, width=width, highlight=False, markup=False, emoji=False)
         console.print(self._drawn(columns, rows, width, caption))
-        return console.export_svg(title=title)
+        return re.sub(r"@font-face \{.*?\}", "", console.export_svg(title=title), flags=re.DOTALL)
 
     @contextmanager
     def live_table(self, columns: Sequence[Column]) -> Iterator[Callable[[Sequence[Sequence[str]], str], None]]:

@@ -500,7 +500,8 @@ async def test_whatever_paramiko_raises_is_one_of_ours(
     target = paramiko.Transport if where == "open_session" else paramiko.Channel
     if where == "sendall":
         channel = await session.open("x")
-        monkeypatch.setattr(target, where, fail)
+        # Of this side only: the server sends as well.
+        monkeypatch.setattr(channel._streams.channel, where, fail)
         with quickly(), pytest.raises(SshError):
             await channel.write(b"x", timeout_seconds=5)
         return

@@ -31,7 +31,7 @@ from compute.validator.facts import FactStore
 from compute.validator.status import MinerRow, miner_rows
 from compute.weights import matches, to_chain
 
-COMMAND = ("uname", "-srm")
+COMMAND = ("uname", "-sm")
 _POLL_SECONDS = 0.4
 _VERDICTS_SECONDS = 180.0
 _SETTLE_SECONDS = 90.0

@@ -344,14 +344,13 @@ async def test_a_slow_start_is_told_in_time_and_asking_again_gets_it(
     miner.runtime.gate = threading.Event()
     asked = asyncio.ensure_future(miner.manager.allocate(request_of(alice)))
     await until(lambda: "start" in miner.runtime.calls)
-    miner.clock.advance(miner.manager.answer_seconds)
-    error = await refusal(asyncio.wait_for(asked, 5))
+    await until(asked.done, passing=miner.clock)
+    error = await refusal(asked)
     assert (error.reason, error.retry_after_seconds) == (Refusal.STARTING, 5)
     assert (await refusal(miner.manager.allocate(request_of(bob)))).reason is Refusal.BUSY
     for change in (miner.manager.pause, miner.manager.restart):
         asked = asyncio.ensure_future(change(alice))
-        await asyncio.sleep(0.01)
-        miner.clock.advance(miner.manager.answer_seconds)
+        await until(asked.done, passing=miner.clock)
         assert (await refusal(asked)).reason is Refusal.STARTING
     miner.runtime.gate.set()
     granted = await miner.manager.allocate(request_of(alice))

@@ -66,3 +66,21 @@ def test_control_characters_and_markup_of_a_peer_stay_text() -> None:
     assert out.getvalue().startswith("machine  [red]x[/red]\n")
     assert "�[2J�evil" in out.getvalue()
     assert not {"\x1b", "\x07", "\x9b"} & set(out.getvalue() + err.getvalue())
+
+
+def test_a_picture_is_whole_and_loads_nothing() -> None:
+    output = Output(io.StringIO(), io.StringIO())
+    columns = (Column("uid", right=True), Column("claims", drop_order=1))
+    svg = output.picture(columns, [["1", "8 × NVIDIA H200 " + "x" * 150]], "make demo", "the caption")
+    assert "x" * 150 in svg
+    assert "caption" in svg
+    assert "url(http" not in svg
+    assert "@font-face" not in svg
+
+
+def test_a_live_table_without_a_terminal_says_each_caption_once() -> None:
+    stderr = io.StringIO()
+    with Output(io.StringIO(), stderr).live_table((Column("uid"),)) as draw:
+        for caption in ("one", "one", "two"):
+            draw([["1"]], caption)
+    assert stderr.getvalue() == "one\ntwo\n"
