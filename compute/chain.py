@@ -108,8 +108,8 @@ class Chain(Protocol):
     async def serve(self, ip: str, port: int, version: int) -> bool:
         """Announce our axon. Idempotent: returns False, and submits nothing, where the chain holds it already."""
 
-    async def announce_version(self, version: int, *, force: bool = False) -> bool:
-        """Announce our version in the prometheus record, as peers read it; idempotent likewise, unless ``force``."""
+    async def announce_version(self, version: int, ip: str, port: int, *, force: bool = False) -> bool:
+        """Announce our version in the prometheus record, where peers read it; idempotent likewise, unless ``force``."""
 
     async def close(self) -> None:
         """Close the connection. Idempotent."""
@@ -198,14 +198,13 @@ class SubtensorChain:
 
         return await self._call(submit, _SUBMIT_SECONDS)
 
-    async def announce_version(self, version: int, *, force: bool = False) -> bool:
+    async def announce_version(self, version: int, ip: str, port: int, *, force: bool = False) -> bool:
         def submit(chain: Any) -> bool:
             neuron = self._own_neuron(chain)
             known = neuron.prometheus_info
-            if not force and known is not None and known.version == version:
+            if not force and known is not None and (known.version, known.ip, known.port) == (version, ip, port):
                 return False
-            # Peers read the version alone; the chain refuses an empty address, so a documentation one stands there.
-            self._submit(chain, "serve_prometheus", _address("192.0.2.1", 1, version))
+            self._submit(chain, "serve_prometheus", _address(ip, port, version))
             return True
 
         return await self._call(submit, _SUBMIT_SECONDS)

@@ -97,7 +97,7 @@ class FakeChain:
         self.neurons[own.uid] = replace(own, ip=ip, port=port, version=version)
         return True
 
-    async def announce_version(self, version: int, *, force: bool = False) -> bool:
+    async def announce_version(self, version: int, ip: str, port: int, *, force: bool = False) -> bool:
         self._enter("announce_version")
         own = self._own()
         self.announced.append(version)

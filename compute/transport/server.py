@@ -29,6 +29,7 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_NONCE_AHEAD_SECONDS = 30.0
 _MAX_CONNECTIONS = 512
 _HANDLER_DEADLINE_SECONDS = 60.0
+_BODY_SECONDS = 10.0
 # pm2 kills after 1.6 s by default.
 _STOP_SECONDS = 1
 
@@ -100,6 +101,8 @@ class AxonServer:
                 f"the axon cannot be made: {error}. Offline, or behind a proxy, name your address with "
                 "--axon.external_ip"
             ) from error
+        # The SDK's ping answers whoever signs with any key, and remembers the nonce of each for ever.
+        del self.axon.forward_class_types["Synapse"]
         self.axon.app.add_middleware(_BodyLimit)
         self._server = self.axon.fast_server
         self._server.config.limit_concurrency = _MAX_CONNECTIONS
@@ -209,7 +212,10 @@ class _BodyLimit:
         body = b""
         more = True
         while more:
-            message = await receive()
+            try:
+                message = await within(_BODY_SECONDS, receive())
+            except asyncio.TimeoutError:
+                return
             if message["type"] != "http.request":
                 return
             body += message.get("body", b"")

@@ -18,6 +18,7 @@ from compute.keypairs import verify_signature
 from compute.neuron import EXIT_CONFIG, EXIT_OK, load_wallet, run_neuron
 from compute.options import ValidatorOptions
 from compute.renter.evidence import RentalEvidence
+from compute.renter.remote import SshRemote
 from compute.signing import SignerMemory
 from compute.store import Database
 from compute.telemetry import logs
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 6.0
 _LOCAL_POLL_SECONDS = 0.5
+NOWHERE = "192.0.2.1"
 
 COLUMNS = (
     Column("uid", right=True),
@@ -70,13 +72,15 @@ def run(options: ValidatorOptions) -> int:
                 caller, clock, signatures=SignedAnswers(verify_signature, SignerMemory(database), clock)
             ),
             facts=FactStore(database),
-            leases=Leases(leased=lambda: evidence.leased(clock.now()), penalized=evidence.penalized),
+            leases=Leases(
+                rentals=lambda: evidence.rentals(clock.now()), penalized=evidence.penalized, host_keys=SshRemote()
+            ),
             config=config,
             settings=settings_of(options),
             clock=clock,
         )
         try:
-            await _announce_version(chain, force=options.force_update_prometheus)
+            await _announce_version(chain, options)
             await service.run()
         finally:
             await caller.close()
@@ -103,9 +107,12 @@ def settings_of(options: ValidatorOptions) -> ValidatorSettings:
     )
 
 
-async def _announce_version(chain: SubtensorChain, *, force: bool) -> None:
+async def _announce_version(chain: SubtensorChain, options: ValidatorOptions) -> None:
+    # A validator serves nothing: without options, an address of the documentation range stands for none.
+    ip, port = options.axon.external_ip or NOWHERE, options.axon.external_port or options.axon.port
+    force = options.force_update_prometheus
     try:
-        if await chain.announce_version(__version_as_int__, force=force):
+        if await chain.announce_version(__version_as_int__, ip, port, force=force):
             logger.info("version published", extra={"version": __version_as_int__})
     except ExtrinsicRefused as error:
         # Miners then see the version that was published last: no reason not to validate.

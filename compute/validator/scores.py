@@ -67,6 +67,10 @@ def _standing(
     if hotkey in shared:
         return Standing(ProofReason.SHARED_DEVICE)
     history = known.histories.get(hotkey, VerdictHistory())
+    last_ok = history.last_ok
+    if hotkey in known.allocated and last_ok is not None and last_ok.block >= registered_at:
+        # Nobody can prove it while its tenant has it.
+        return Standing(ProofReason.OK, last_ok.gpu, last_ok.count)
     proven = standing(history, registered_at=registered_at, now=now, rounds=config.rounds)
     specs = known.specs.get(hotkey)
     if proven.reason is ProofReason.NOT_PROVEN_YET and specs is not None and specs.reason is not ProofReason.OK:

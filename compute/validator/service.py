@@ -18,6 +18,7 @@ from compute.errors import NotRegistered, StoreError
 from compute.proof.models import Claim, MachineVerdict
 from compute.proof.session import Target, prove_batch
 from compute.reasons import ProofReason
+from compute.renter.evidence import Rental
 from compute.specs import MachineSpecs, SpecsError, parse_specs
 from compute.transport.peer import Caller, Peer
 from compute.validator.facts import FactStore, SpecsFact, VerdictHistory
@@ -26,10 +27,13 @@ from compute.validator.scores import Known, score_all
 from compute.validator.setting import Outcome, WeightSetter
 from compute.validator.specs_query import query_specs
 from compute.validator.standing import QueryPolicy, claim_of, is_due, unqueried
+from compute.validator.watching import HostKeys, alive
 
 logger = logging.getLogger(__name__)
 
 SYNC_BLOCKS = 25
+WATCH_POLLS = 10
+"""Rented machines are looked at once in so many polls: once a minute on finney."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,11 @@ class ValidatorSettings:
 
 @dataclass(frozen=True)
 class Leases:
-    """Evidence from this validator's own renting, read anew at every use: live leases' hotkeys, penalized hotkeys."""
+    """Evidence from this validator's own renting, read anew at every use, and how to check that a rental lives."""
 
-    leased: Callable[[], Collection[str]]
+    rentals: Callable[[], Sequence[Rental]]
     penalized: Callable[[], Collection[str]]
+    host_keys: HostKeys
 
 
 class ValidatorService:
@@ -85,6 +90,7 @@ class ValidatorService:
         self._metagraph: Metagraph | None = None
         self._unqueried: Mapping[str, ProofReason] = {}
         self._delays: dict[str, float] = {}
+        self._leased: set[str] = set()
         self._rounds_left = settings.rounds
         self._rounds_over = asyncio.Event()
 
@@ -95,15 +101,17 @@ class ValidatorService:
             ChainError: at the start: no chain, or this hotkey is not registered on the subnet.
         """
         await self.sync()
-        duties = {"sync": self.sync_if_due, "specs": self.query_due_specs, "weights": self.set_weights}
-        if self._settings.perform_hardware_query:
-            duties["proof"] = self.prove_due
-        else:
-            del duties["specs"]
-        tasks = [
-            asyncio.create_task(repeat(name, work, clock=self._clock, pause_seconds=self._settings.poll_seconds))
-            for name, work in duties.items()
+        await self.watch()
+        poll = self._settings.poll_seconds
+        duties = [
+            repeat("sync", self.sync_if_due, clock=self._clock, pause_seconds=poll),
+            repeat("watch", self.watch, clock=self._clock, pause_seconds=WATCH_POLLS * poll),
+            repeat("weights", self.set_weights, clock=self._clock, pause_seconds=poll),
         ]
+        if self._settings.perform_hardware_query:
+            duties.append(repeat("specs", self.query_due_specs, clock=self._clock, pause_seconds=poll))
+            duties.append(repeat("proof", self.prove_due, clock=self._clock, pause_seconds=poll))
+        tasks = [asyncio.create_task(duty) for duty in duties]
         over = asyncio.create_task(self._rounds_over.wait())
         try:
             await asyncio.wait([*tasks, over], return_when=asyncio.FIRST_COMPLETED)
@@ -178,6 +186,16 @@ class ValidatorService:
                     details = {"uid": self._uid(fact.hotkey), "reason": fact.reason, "detail": fact.detail}
                     logger.info("no usable specs", extra=details)
 
+    # --- rented machines ----------------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """See which of our rentals are alive: those are not proven, keep their last verdict, and score double."""
+        now_alive = await alive(self._leases.rentals(), self._leases.host_keys)
+        for hotkey in self._leased ^ now_alive:
+            event = "rented machine is alive" if hotkey in now_alive else "rented machine is gone, or given back"
+            logger.info(event, extra={"uid": self._uid(hotkey)})
+        self._leased = now_alive
+
     # --- proof --------------------------------------------------------------------------------------------------
 
     async def prove_due(self) -> None:
@@ -202,12 +220,11 @@ class ValidatorService:
         histories = self._facts.histories()
         specs = self._facts.specs()
         machines = self._machines(specs)
-        leased = self._leases.leased()
         now = self._clock.now()
         due: list[tuple[Neuron, Claim | None, ProofReason]] = []
         for neuron in self._queryable():
             fact = specs.get(neuron.hotkey)
-            if fact is None or neuron.hotkey in leased:
+            if fact is None or neuron.hotkey in self._leased:
                 continue
             machine = machines.get(neuron.hotkey)
             claim = claim_of(machine, self._config.aliases) if machine is not None else None
@@ -289,7 +306,7 @@ class ValidatorService:
                 unqueried=unqueried(metagraph, self._own_hotkey, self._settings.policy),
                 specs=specs,
                 histories=self._facts.histories(),
-                allocated=self._leases.leased(),
+                allocated=self._leased,
                 penalized=self._leases.penalized(),
             ),
             self._config,

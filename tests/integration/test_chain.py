@@ -110,8 +110,8 @@ async def test_axon_and_version_are_announced_once(node: NodeProcess, wallets: d
         neuron = (await miner.metagraph()).by_hotkey[wallets["two"].hotkey.ss58_address]
         assert (neuron.ip, neuron.port, neuron.version) == ("127.0.0.2", 8091, 200)
         assert neuron.is_serving
-        assert await miner.announce_version(210)
-        assert not await miner.announce_version(210)
+        assert await miner.announce_version(210, "192.0.2.1", 8091)
+        assert not await miner.announce_version(210, "192.0.2.1", 8091)
         neuron = (await miner.metagraph()).by_hotkey[wallets["two"].hotkey.ss58_address]
         assert neuron.version == 210
     finally:

@@ -245,6 +245,19 @@ async def test_nobody_listening_is_503_and_silence_is_408(caller: DendriteCaller
         assert refusal.value.status == 408
 
 
+async def test_the_sdks_open_ping_is_closed(server: AxonServer) -> None:
+    server.attach(Specs, echo)
+    await server.start()
+    axon = bittensor.AxonInfo(0, "127.0.0.2", server.port, 4, MINER.hotkey.ss58_address, "")
+    synapse = OfflineDendrite(VALIDATOR.hotkey).preprocess_synapse_for_request(axon, Specs(), 10)
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"http://127.0.0.2:{server.port}/Synapse", headers=synapse.to_headers(), json={}) as response,
+    ):
+        assert response.status >= 400
+    assert server.axon.nonces == {}
+
+
 async def test_a_taken_port_says_what_to_do(server: AxonServer, gate: OpenGate) -> None:
     await server.start()
     with pytest.raises(ConfigError, match=r"--axon\.port"):

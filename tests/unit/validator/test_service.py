@@ -10,13 +10,15 @@ import pytest
 
 from compute.access import AccessLists
 from compute.allocation.client import AllocationClient
+from compute.allocation.keys import SessionKey
 from compute.chain_fake import FakeChain
 from compute.clock import ManualClock
 from compute.config import Config, load_config
-from compute.errors import CallError, ChainUnreachable, NotRegistered
+from compute.errors import CallError, ChainUnreachable, NotRegistered, SshError, SshUnreachable
 from compute.proof.models import Claim, MachineVerdict
 from compute.protocol import Allocate, Specs
 from compute.reasons import ProofReason
+from compute.renter.evidence import Rental
 from compute.specs import Gpu, MachineSpecs
 from compute.store import Database
 from compute.transport.peer import Peer, S
@@ -52,6 +54,21 @@ class Miners:
         return synapse
 
 
+HOST_KEY = SessionKey.generate()
+
+
+class KnownHosts:
+    """Answers with ``HOST_KEY``, or with what it is told to."""
+
+    def __init__(self) -> None:
+        self.answer: str | SshError = HOST_KEY.public_line
+
+    async def host_key_line(self, host: str, port: int, *, timeout_seconds: float) -> str:
+        if isinstance(self.answer, SshError):
+            raise self.answer
+        return self.answer
+
+
 class Bench:
     def __init__(self, database: Database | None = None) -> None:
         self.chain = FakeChain("validator")
@@ -62,7 +79,8 @@ class Bench:
         self.miners.specs = {hotkey: L4.to_json() for hotkey in ("a", "b", "c")}
         self.clock = ManualClock()
         self.facts = FactStore(database or Database(":memory:"))
-        self.leased: set[str] = set()
+        self.rentals: list[Rental] = []
+        self.host_keys = KnownHosts()
 
     def service(self, **settings: object) -> ValidatorService:
         base = ValidatorSettings(policy=QueryPolicy(AccessLists()), poll_seconds=1.0)
@@ -72,7 +90,7 @@ class Bench:
             caller=self.miners,
             client=AllocationClient(self.miners, self.clock),
             facts=self.facts,
-            leases=Leases(leased=lambda: self.leased, penalized=set),
+            leases=Leases(rentals=lambda: self.rentals, penalized=set, host_keys=self.host_keys),
             config=QUICK,
             settings=replace(base, **settings),  # type: ignore[arg-type]
             clock=self.clock,
@@ -138,9 +156,10 @@ async def test_a_machine_that_cannot_be_leased_has_a_verdict_too(bench: Bench) -
 
 
 async def test_our_own_leases_are_not_disturbed_and_count_double(bench: Bench) -> None:
-    bench.leased = {"a"}
+    bench.rentals = [Rental("a", "127.0.1.2", 4444, HOST_KEY.fingerprint, is_paused=False)]
     service = bench.service()
     await service.sync()
+    await service.watch()
     await service.query_due_specs()
     bench.prove("a")
     bench.prove("b")
@@ -152,6 +171,35 @@ async def test_our_own_leases_are_not_disturbed_and_count_double(bench: Bench) -
     await service.set_weights()
     scores = {fact.hotkey: fact.total for fact in bench.facts.scores()}
     assert scores["a"] == pytest.approx(2 * scores["b"])
+
+
+@pytest.mark.parametrize("answer", [SshUnreachable("gone"), SessionKey.generate().public_line], ids=["gone", "another"])
+async def test_a_rented_machine_that_is_gone_or_another_is_no_evidence(bench: Bench, answer: str | SshError) -> None:
+    bench.rentals = [Rental("a", "127.0.1.2", 4444, HOST_KEY.fingerprint, is_paused=False)]
+    bench.host_keys.answer = answer
+    service = bench.service()
+    await service.sync()
+    await service.query_due_specs()
+    bench.prove("a")
+    bench.chain.height += 1000
+    await service.watch()
+    await service.prove_due()
+    assert bench.facts.verdicts("a")[-1].reason is ProofReason.REFUSED
+    await service.set_weights()
+    assert not any(row.allocated for row in miner_rows(bench.facts))
+
+
+async def test_a_rented_machine_keeps_its_last_good_verdict_whatever_came_after(bench: Bench) -> None:
+    bench.prove("a")
+    for _ in range(9):
+        bench.prove("a", ProofReason.REFUSED)
+    bench.rentals = [Rental("a", "127.0.1.2", 4444, "SHA256:paused", is_paused=True)]
+    service = bench.service()
+    await service.sync()
+    await service.watch()
+    await service.set_weights()
+    (row,) = (row for row in miner_rows(bench.facts) if row.hotkey == "a")
+    assert (row.reason, row.allocated, row.weight) == (ProofReason.OK, True, 1.0)
 
 
 async def test_weights_follow_scores_and_are_read_back(bench: Bench) -> None:
