@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 _PER_SECOND = 5.0
 _BURST = 60
+_LOG_SECONDS = 600.0
+_LOGGED_CALLERS = 1024
+_LOG = "the log itself"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class MinerGate:
     def __init__(self, policy: AccessPolicy, clock: Clock) -> None:
         self._policy = policy
         self._limiter = RateLimiter(clock, per_second=_PER_SECOND, burst=_BURST)
+        self._log_limiter = RateLimiter(clock, per_second=1 / _LOG_SECONDS, burst=1, capacity=_LOGGED_CALLERS)
         self._snapshot = _Snapshot({}, VersionQuorum(0, 0), known=False)
 
     def update(self, metagraph: Metagraph) -> None:
@@ -57,10 +61,14 @@ class MinerGate:
             metagraph_known=snapshot.known,
         )
         if not decision.allowed:
-            details = {"synapse": synapse_name, "hotkey": hotkey[:48], "reason": decision.reason}
-            logger.info("caller refused", extra=details)
+            self._log_refusal(hotkey[:48], synapse_name, decision.reason)
             return decision.reason.value
         return None
+
+    def _log_refusal(self, hotkey: str, synapse_name: str, reason: AccessReason) -> None:
+        """Each refusal once in ten minutes, and five a second in all: the hotkey is anybody's claim."""
+        if self._log_limiter.take(f"{hotkey} {reason.value}") == 0 and self._limiter.take(_LOG) == 0:
+            logger.info("caller refused", extra={"synapse": synapse_name, "hotkey": hotkey, "reason": reason})
 
     def overuse(self, hotkey: str) -> str | None:
         """Like ``refusal``, of a caller whose signature is verified: whether it has asked too often."""

@@ -31,6 +31,7 @@ TRACE = 5
 
 _OURS = ("compute", "neurons", "__main__")
 _SDK = ("bittensor", "async_substrate_interface")
+_SDK_REQUEST_FILES = ("axon.py", "dendrite.py", "synapse.py")
 # These repeat in tracebacks what a peer did, or write a line per request.
 _NOISY = ("compute.ssh.transport", "paramiko", "uvicorn", "uvicorn.access", "uvicorn.error", "urllib3", "websockets")
 _SILENCED_BY_SDK = logging.CRITICAL
@@ -60,9 +61,19 @@ def configure(options: LoggingOptions, *, program: str = "compute", stream: Text
     formatter = JsonFormatter() if options.json else LineFormatter()
     for handler in _handlers(options, program, stream or sys.stderr):
         handler.name = _HANDLER
+        if not (options.debug or options.trace):
+            handler.addFilter(_is_no_peers_doing)
         handler.setFormatter(formatter)
         root.addHandler(handler)
     _set_levels(options)
+
+
+def _is_no_peers_doing(record: logging.LogRecord) -> bool:
+    """False for what the SDK calls an error at every request that it refuses and every peer that does not answer.
+
+    Anybody could fill a disk with those; what matters of them is logged here with a reason code.
+    """
+    return not (record.name in _SDK and record.filename in _SDK_REQUEST_FILES)
 
 
 def _handlers(options: LoggingOptions, program: str, stream: TextIO) -> Iterator[logging.Handler]:

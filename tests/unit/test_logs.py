@@ -232,3 +232,14 @@ def test_with_the_real_sdk_nothing_is_lost_doubled_or_on_stdout(before: str) -> 
         ("error", "Task exception was never retrieved"),
         ("warning", "from the sdk"),
     ]
+
+
+@pytest.mark.parametrize(("options", "shown"), [(LoggingOptions(), False), (LoggingOptions(debug=True), True)])
+def test_what_peers_make_the_sdk_say_is_for_debugging(options: LoggingOptions, shown: bool) -> None:
+    stream = io.StringIO()
+    configure(options, stream=stream)
+    logger = logging.getLogger("bittensor")
+    for file, text in (("axon.py", "NotVerifiedException"), ("subtensor.py", "a chain error")):
+        logger.handle(logging.LogRecord("bittensor", logging.ERROR, f"/sdk/{file}", 1, text, None, None))
+    assert ("NotVerifiedException" in stream.getvalue()) is shown
+    assert "a chain error" in stream.getvalue()

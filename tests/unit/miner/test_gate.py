@@ -1,3 +1,5 @@
+import pytest
+
 from compute.access import AccessPolicy
 from compute.chain import Metagraph
 from compute.chain_fake import FakeChain
@@ -54,3 +56,14 @@ def test_a_caller_has_a_burst_and_then_a_rate() -> None:
     assert answers[:60] == [None] * 60
     assert answers[-1] == "rate_limited"
     assert gate.overuse("another") is None
+
+
+def test_strangers_cannot_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    gate = gate_of(FakeChain("miner"))
+    with caplog.at_level("INFO"):
+        for _ in range(50):
+            gate.refusal("one stranger", "Specs")
+        assert len(caplog.records) == 1
+        for number in range(5000):
+            gate.refusal(f"stranger {number}", "Specs")
+    assert len(caplog.records) <= 61
