@@ -12,13 +12,23 @@ _READ_AND_RUN = (
 )
 
 
-def bootstrap_argv(python: str = "python3") -> list[str]:
+def bootstrap_argv(python: str) -> list[str]:
     """The command that waits on stdin for a worker. Constant, and safe to pass through ``shlex.join``."""
     return [python, "-c", _READ_AND_RUN]
 
 
-BOOTSTRAP = tuple(bootstrap_argv())
-"""The command on a machine that was rented: ``python3`` with torch is on the ``PATH`` of every image."""
+_HAS_TORCH = "import importlib.util,sys;sys.exit(importlib.util.find_spec('torch') is None)"
+
+BOOTSTRAP = (
+    "sh",
+    "-c",
+    'python3 -c "$1" 2>/dev/null && exec python3 -c "$2"; exec /opt/conda/bin/python -c "$2"',
+    "sh",
+    _HAS_TORCH,
+    _READ_AND_RUN,
+)
+"""The command on a machine that was rented. Images promise ``python3`` with torch on the ``PATH``; in those of older
+peers it is conda's, which sshd does not put there. Nothing of it comes from outside."""
 
 
 def worker_source() -> bytes:

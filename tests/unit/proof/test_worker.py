@@ -104,8 +104,7 @@ def test_a_validator_that_hangs_up_ends_the_worker() -> None:
     assert (ended.returncode, ended.stdout) == (0, b"")
 
 
-def test_the_bootstrap_is_constant_and_ships_the_worker_with_its_length() -> None:
-    assert tuple(bootstrap.bootstrap_argv("python3")) == bootstrap.BOOTSTRAP
+def test_the_bootstrap_ships_the_worker_with_its_length() -> None:
     length, source = bootstrap.worker_source().split(b"\n", 1)
     assert int(length) == len(source)
     assert source.decode() == SOURCE
