@@ -13,12 +13,11 @@ import pynvml
 
 from compute import __version_as_int__
 from compute.errors import ConfigError
+from compute.proof.models import CPU_MODEL
 from compute.specs import Gpu, MachineSpecs
 
 logger = logging.getLogger(__name__)
 
-LOCALNET_CPU_MODEL = "Localnet CPU core"
-"""Name under which a localnet's miner offers a core of the processor as a device."""
 LOCALNET_CPU_CAPACITY_MIB = 1024
 
 DEFAULT_DOCKER_HOST = "unix:///var/run/docker.sock"
@@ -58,7 +57,7 @@ class CpuDevices:
 
     def specs(self) -> MachineSpecs:
         # No uuid: all miners of a localnet share one machine, and one uuid under two hotkeys is a shared device.
-        return self._hardware.specs().with_gpus((Gpu(LOCALNET_CPU_MODEL, LOCALNET_CPU_CAPACITY_MIB),) * self._count)
+        return self._hardware.specs().with_gpus((Gpu(CPU_MODEL, LOCALNET_CPU_CAPACITY_MIB),) * self._count)
 
 
 class SystemHardware:

@@ -22,6 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_node(commands.add_parser("node", help="run a chain node on 127.0.0.1", description=_NODE_DESCRIPTION))
+    commands.add_parser("config", help="print a config.yaml that pays this machine's cores", description=_CONFIG)
+    _add_register(commands.add_parser("register", help="put a wallet on a localnet", description=_REGISTER))
     add_demo(commands.add_parser("demo", help="a whole subnet on this machine", description=DEMO_DESCRIPTION))
     return parser
 
@@ -62,11 +64,32 @@ def _add_node(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_CONFIG = """Measure a core of this machine with the proof itself, which takes some seconds, and print a config.yaml in
+which it is a GPU model that is paid: for a localnet's validator and its --config.file."""
+
+_REGISTER = """Make a throw-away wallet (what exists is kept), give it 1000 TAO, register its hotkey on a
+localnet that runs already, and stake to it. Miners answer validators from 1024 alpha of stake on."""
+
+
+def _add_register(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--wallet.name", dest="wallet_name", required=True, metavar="NAME", help="the wallet (coldkey)")
+    parser.add_argument("--wallet.hotkey", dest="wallet_hotkey", default="default", metavar="NAME")
+    parser.add_argument(
+        "--wallet.path", dest="wallet_path", default="~/.bittensor/wallets/", metavar="PATH", help="(%(default)s)"
+    )
+    parser.add_argument("--netuid", type=_netuid, default=27, help="the subnet (default: %(default)s)")
+    parser.add_argument(
+        "--endpoint", default="ws://127.0.0.1:9944", metavar="ADDRESS", help="the localnet (default: %(default)s)"
+    )
+    parser.add_argument("--stake", type=_stake, default=0, metavar="ALPHA", help="for a validator: 2000, say")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
     options = build_parser().parse_args(arguments)
     try:
-        return _run_node(options) if options.command == "node" else _run_demo(options)
+        return _COMMANDS[options.command](options)
     except (ComputeError, OSError) as error:
         print(f"compute.localnet: {error}", file=sys.stderr)
         return 1
@@ -123,6 +146,10 @@ def _integer(text: str, low: int, high: int) -> int:
     return number
 
 
+def _stake(text: str) -> int:
+    return _integer(text, 0, 20_000_000)
+
+
 def _block_time(text: str) -> float:
     try:
         seconds = float(text)
@@ -140,6 +167,31 @@ def _setting(text: str) -> tuple[str, Any]:
     except ValueError as error:
         problem = "is not NAME=VALUE" if not separator else "has a value that is neither a number nor true or false"
         raise argparse.ArgumentTypeError(f"{text!r} {problem}") from error
+
+
+def _run_register(options: argparse.Namespace) -> int:
+    from compute.localnet.newcomer import make_wallet, register
+
+    wallet = make_wallet(options.wallet_name, options.wallet_hotkey, options.wallet_path)
+    newcomer = register(options.endpoint, options.netuid, wallet, stake_alpha=options.stake)
+    if options.json:
+        print(json.dumps({"uid": newcomer.uid, "hotkey": newcomer.hotkey, "coldkey": newcomer.coldkey}))
+    else:
+        print(f"{options.wallet_name} is uid {newcomer.uid} on netuid {options.netuid}, hotkey {newcomer.hotkey}")
+    return 0
+
+
+def _run_config(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from compute.localnet.settings import config_text
+    from compute.proof.calibrate import calibrate_cpu
+
+    print(config_text(asyncio.run(calibrate_cpu())), end="")
+    return 0
+
+
+_COMMANDS = {"node": _run_node, "config": _run_config, "register": _run_register, "demo": _run_demo}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, dataclass, fields, replace
 
@@ -14,13 +14,11 @@ from compute.errors import ProofError
 from compute.proof.bootstrap import bootstrap_argv
 from compute.proof.conversation import Conversation
 from compute.proof.frames import Hello
-from compute.proof.models import Claim, DeviceKind, GpuModel, MachineVerdict, ProofSettings
+from compute.proof.models import CPU_MODEL, Claim, DeviceKind, GpuModel, MachineVerdict, ProofSettings
 from compute.proof.pipes import local_worker
 from compute.proof.session import Target, prove_batch
 from compute.proof.statement import dims_for
 from compute.reasons import ProofReason
-
-CPU_MODEL = "CPU core"
 
 CPU_SETTINGS = ProofSettings(
     device="cpu",
@@ -71,11 +69,14 @@ class Calibration:
 
 
 async def prove_here(
-    claim: Claim, model: GpuModel, settings: ProofSettings, *, python: str = sys.executable
+    claim: Claim, model: GpuModel, settings: ProofSettings, *, argv: Sequence[str] | None = None
 ) -> MachineVerdict:
-    """The verdict that a validator would give this machine, through a pipe instead of a network."""
+    """The verdict that a validator would give this machine, through a pipe instead of a network.
+
+    ``argv`` starts what proves it; by default the bootstrap, as everywhere.
+    """
     with ThreadPoolExecutor(1) as executor:
-        target = Target("this-machine", claim, lambda: local_worker(bootstrap_argv(python)))
+        target = Target("this-machine", claim, lambda: local_worker(argv))
         (verdict,) = await prove_batch(
             [target],
             validator_hotkey="this-validator",
@@ -109,7 +110,7 @@ async def calibrate(
     model = GpuModel(name, tflops16=_ANY_RATE, vram_gb=vram_gb, bandwidth_gbs=None)
     verdicts = []
     for _ in range(runs):
-        verdict = await prove_here(Claim(name, devices), model, settings, python=python)
+        verdict = await prove_here(Claim(name, devices), model, settings, argv=bootstrap_argv(python))
         if not verdict.ok:
             raise ProofError(verdict.reason, f"this machine's own proof failed: {verdict.reason} {verdict.detail}")
         verdicts.append(verdict)

@@ -11,6 +11,9 @@ from compute.reasons import ProofReason
 
 DeviceKind = Literal["cuda", "cpu"]
 
+CPU_MODEL = "Localnet CPU core"
+"""A processor core as a device: what a localnet's miner offers, and no shipped configuration pays."""
+
 MAX_DEVICES = 16
 """More devices than this in one machine are not proven: a bound on what one claim can make a validator do."""
 

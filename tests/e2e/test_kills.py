@@ -13,8 +13,8 @@ from compute.allocation.keys import SecretBox
 from compute.allocation.leases import LeaseStore
 from compute.allocation.states import LeaseState
 from compute.localnet.demo.cast import Actor, Kind
-from compute.localnet.demo.settings import write_config
 from compute.localnet.demo.stage import VALIDATOR, Stage
+from compute.localnet.settings import config_text
 from compute.proof.calibrate import calibrate_cpu
 from compute.reasons import ProofReason
 from compute.store import Database
@@ -81,7 +81,7 @@ async def subnet(tmp_path: Path) -> AsyncIterator[Subnet]:
     actors = [Actor("one", Kind.HONEST), Actor("two", Kind.HONEST)]
     stage = Stage(tmp_path, actors, block_seconds=0.25)
     try:
-        write_config(stage.config_path, await calibrate_cpu(runs=1), retries=4)
+        stage.config_path.write_text(config_text(await calibrate_cpu(runs=1), retries=4), encoding="utf-8")
         stage.start_chain()
         for name in (VALIDATOR, "one", "two"):
             stage.register(name)

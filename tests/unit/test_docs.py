@@ -32,7 +32,7 @@ RENTING = TEXTS[ROOT / "docs" / "renting.md"]
 # Options of other programs that the pages speak of.
 OTHERS = {
     *("--emit-config", "--index-url", "--help", "--name", "--interpreter", "--network", "--detach", "--version"),
-    *("--now", "--rm", "--gpus", "--dearmor", "--runtime", "--port", "--block-time"),
+    *("--now", "--rm", "--gpus", "--dearmor", "--runtime", "--port", "--block-time", "--stake"),
 }
 
 

@@ -17,12 +17,12 @@ from compute import __version_as_int__
 from compute.errors import ConfigError
 from compute.hardware import (
     LOCALNET_CPU_CAPACITY_MIB,
-    LOCALNET_CPU_MODEL,
     CpuDevices,
     FixedHardware,
     SystemHardware,
     engine_answers,
 )
+from compute.proof.models import CPU_MODEL
 from compute.specs import Gpu, parse_specs
 
 
@@ -156,7 +156,7 @@ def test_a_missing_disk_is_a_configuration_error(tmp_path: Path, no_engine: str)
 def test_cores_as_devices(no_engine: str) -> None:
     inner = FixedHardware(SystemHardware(docker_host=no_engine, nvml=FakeNvml(1)).specs())
     specs = CpuDevices(inner, 2).specs()
-    assert specs.gpus == (Gpu(LOCALNET_CPU_MODEL, LOCALNET_CPU_CAPACITY_MIB),) * 2
+    assert specs.gpus == (Gpu(CPU_MODEL, LOCALNET_CPU_CAPACITY_MIB),) * 2
     assert specs.with_gpus(()) == inner.specs().with_gpus(())
     with pytest.raises(ConfigError, match="0 CPU devices"):
         CpuDevices(inner, 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from compute.localnet.settings import H100
+
 
 class Kind(str, Enum):
     """What a miner of the demo does. The values are what the table shows."""
@@ -14,7 +16,7 @@ class Kind(str, Enum):
     DYING = "dying"
 
 
-LIE = "NVIDIA H100 80GB HBM3"
+LIE = H100
 """What the liar claims to have."""
 LIE_MIB = 81_559
 

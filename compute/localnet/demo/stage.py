@@ -11,17 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import bittensor
-
 from compute.allocation.local import LocalRuntime
-from compute.errors import ComputeError
 from compute.localnet.demo.cast import Actor, Kind
+from compute.localnet.newcomer import make_wallet, register
 from compute.localnet.process import NodeProcess
 
 NETUID = 27
 VALIDATOR = "validator"
 _ROOT = Path(__file__).resolve().parents[3]
-_TAO = 10**9
+_STAKE_ALPHA = 10_000
 _STOP_SECONDS = 15.0
 _LOG_TAIL = 2000
 
@@ -68,17 +66,8 @@ class Stage:
         Raises:
             ComputeError: the chain refuses.
         """
-        wallet = bittensor.Wallet(name=name, hotkey="default", path=str(self.folder / "wallets"))
-        wallet.create_new_coldkey(use_password=False, overwrite=True, suppress=True)
-        wallet.create_new_hotkey(use_password=False, overwrite=True, suppress=True)
-        self.wallets[name] = wallet
-        self.node.client.faucet(wallet.coldkeypub.ss58_address, 1000 * _TAO)
-        with bittensor.Subtensor(network=self.node.endpoint) as subtensor:
-            response = subtensor.burned_register(wallet, netuid=NETUID)
-        if not response.success:
-            raise ComputeError(f"the chain does not register {name}: {response.message}")
-        if name == VALIDATOR:
-            self.node.client.stake(NETUID, self.hotkey(name), 10_000 * _TAO)
+        wallet = self.wallets[name] = make_wallet(name, "default", str(self.folder / "wallets"))
+        register(self.node.endpoint, NETUID, wallet, stake_alpha=_STAKE_ALPHA if name == VALIDATOR else 0)
 
     def start_miner(self, actor: Actor) -> None:
         """Start a miner as a process of its own, at an address of its own."""

@@ -17,8 +17,8 @@ from compute.config import Config, load_config
 from compute.errors import ComputeError
 from compute.keypairs import verify_signature
 from compute.localnet.demo.cast import Actor, Kind
-from compute.localnet.demo.settings import write_config
 from compute.localnet.demo.stage import NETUID, VALIDATOR, Stage
+from compute.localnet.settings import config_text
 from compute.proof.calibrate import calibrate_cpu
 from compute.reasons import ProofReason
 from compute.renter.records import RenterStore
@@ -88,7 +88,7 @@ class Story:
         """
         self._say("measuring a core of this machine with the proof itself")
         calibration = await calibrate_cpu()
-        write_config(self._stage.config_path, calibration)
+        self._stage.config_path.write_text(config_text(calibration), encoding="utf-8")
         config = load_config(self._stage.config_path)
         await self._raise_the_curtain()
         wallet = self._stage.wallets[VALIDATOR]

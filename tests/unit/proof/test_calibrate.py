@@ -7,8 +7,8 @@ import yaml
 
 from compute.config import parse_config
 from compute.errors import ProofError
-from compute.proof.calibrate import CPU_MODEL, Calibration, calibrate, cpu_calibration, devices_here
-from compute.proof.models import GpuModel, ProofSettings
+from compute.proof.calibrate import Calibration, calibrate, cpu_calibration, devices_here
+from compute.proof.models import CPU_MODEL, GpuModel, ProofSettings
 from compute.proof.statement import dims_for
 from compute.reasons import ProofReason
 

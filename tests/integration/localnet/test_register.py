@@ -1,0 +1,36 @@
+"""``python -m compute.localnet register``: a wallet from nothing to a uid, by the command that the manual gives."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from compute.localnet.process import NodeProcess
+
+
+def register(endpoint: str, path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "compute.localnet", "register", "--endpoint", endpoint, "--wallet.path", str(path)]
+    return subprocess.run([*command, "--json", *options], capture_output=True, text=True, timeout=60)
+
+
+def test_a_newcomer_is_registered_once_and_staked_to_each_time(tmp_path: Path) -> None:
+    with NodeProcess() as node:
+        done = register(node.endpoint, tmp_path, "--wallet.name", "validator", "--stake", "2000")
+        assert done.returncode == 0, done.stderr
+        first = json.loads(done.stdout)
+        again = json.loads(register(node.endpoint, tmp_path, "--wallet.name", "validator", "--stake", "10").stdout)
+        assert again == first
+        miner = json.loads(register(node.endpoint, tmp_path, "--wallet.name", "miner").stdout)
+        assert miner["uid"] == first["uid"] + 1
+        neurons = node.client.snapshot(node.netuid)["subnets"][str(node.netuid)]["neurons"]
+        assert [neuron["hotkey"] for neuron in neurons] == [first["hotkey"], miner["hotkey"]]
+        assert neurons[0]["validator_permit"]
+
+
+def test_no_localnet_is_one_line_and_not_a_traceback(tmp_path: Path) -> None:
+    done = register("ws://127.0.0.1:9", tmp_path, "--wallet.name", "miner")
+    assert done.returncode == 1
+    assert "no localnet answers" in done.stderr
+    assert "Traceback" not in done.stderr
