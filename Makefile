@@ -23,7 +23,7 @@ $(STAMP): requirements.txt requirements-dev.txt setup.py pyproject.toml
 	@touch $(STAMP)
 
 demo: install ## a whole subnet on this machine: chain, validator, miners, a rental
-	$(BIN)/python -m compute.localnet demo $(ARGS)
+	@$(BIN)/python -m compute.localnet demo $(ARGS)
 
 test: install ## all tests
 	$(BIN)/python -m pytest -n auto -m "not e2e" $(ARGS)
@@ -39,7 +39,7 @@ format: install ## rewrite the files as `check` wants them
 	$(BIN)/ruff check --fix .
 
 bench: install ## measure, write build/bench.json and print it
-	$(BIN)/python test-scripts/bench.py
+	@$(BIN)/python test-scripts/bench.py
 
 clean: ## remove everything that can be made again
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import TextIO
 from rich import box
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -139,6 +141,23 @@ class Output:
                 yield lambda phase: status.update(_text(f"{title}: {phase}"))
         else:
             yield lambda phase: self.note(f"{title}: {phase}")
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Callable[[], None]]:
+        """A progress bar on stderr that each call moves on by one of ``total`` steps.
+
+        Plain lines where stderr is no terminal, silence under JSON.
+        """
+        if self.as_json:
+            yield lambda: None
+        elif self._err.is_terminal:
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+            with Progress(*columns, TimeElapsedColumn(), console=self._err, transient=True) as progress:
+                task = progress.add_task(title, total=total)
+                yield lambda: progress.advance(task)
+        else:
+            steps = itertools.count(1)
+            yield lambda: self.note(f"{title}: {next(steps)} of {total}")
 
     def _drawn(self, columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, caption: str = "") -> Table:
         table = Table(

@@ -19,6 +19,7 @@
     │   └── OutputTooLarge         more bytes than the caller allowed
     ├── LeaseError             a lease request was refused: reason (compute.reasons.Refusal)
     ├── RuntimeFailure         the container runtime failed to start, stop or change a machine
+    ├── ProgramFailed          another program that this one ran ended badly: its last words
     └── ProofError             a proof of GPU ended early: reason (compute.reasons.ProofReason)
         └── FrameError             a frame was malformed, too large or late
 """
@@ -107,6 +108,10 @@ class LeaseError(ComputeError):
 
 class RuntimeFailure(ComputeError):
     """The container runtime could not start, stop or change a machine."""
+
+
+class ProgramFailed(ComputeError):
+    """A program that this one ran ended badly. The message quotes its last words."""
 
 
 class ProofError(ComputeError):

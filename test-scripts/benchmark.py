@@ -1,25 +1,32 @@
-"""What the proof of GPU finds on this machine, and what it costs a validator.
+"""What this machine can do, and what proving it costs.
 
     python test-scripts/benchmark.py proof                  this machine's GPUs, as a validator would measure them
     python test-scripts/benchmark.py proof --device cpu     the same with CPU cores as devices, for the localnet
     python test-scripts/benchmark.py proof --emit-config    the entries of config.yaml for them
     python test-scripts/benchmark.py verify                 the validator's own cost
+    python test-scripts/benchmark.py hashcat                the legacy benchmark; asks what to run
+    python test-scripts/benchmark.py hashcat --difficulty "6 7" --count 2
 
-Results go to stdout, progress to stderr. Exit codes: 0 done, 1 the machine could not be measured, 2 usage.
+Without a command it is hashcat, as it was before there was a proof; scores have not depended on that since version
+1.6.0. Results go to stdout, questions and progress to stderr.
+Exit codes: 0 done, 1 the machine could not be measured, 2 usage, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import yaml
 
+from compute import hashcat
 from compute.config import load_config
+from compute.console import Column, Output
 from compute.errors import ComputeError
 from compute.proof.bench import verification
 from compute.proof.calibrate import Calibration, calibrate_cpu, calibrate_cuda
@@ -28,43 +35,94 @@ from compute.proof.models import DeviceMeasurement
 from compute.proof.statement import dims_for
 from compute.reasons import ProofReason
 
+T = TypeVar("T")
+
+_INTERRUPTED = 130
+_DIFFICULTIES = "What challenge difficulties would you like to benchmark? 6 to 12, such as 6, or 7 8 9, or all."
+_COUNT = "How many benchmarks would you like to perform?"
+_PROFILE = "What hashcat workload profile (1, 2, 3, or 4) would you like to use?"
+_OPTIONS = (
+    "Enter any extra hashcat options to use. Leave this empty to use the recommended -O option. Enter None for no "
+    "extended options."
+)
+
 
 def main(argv: Sequence[str]) -> int:
     """Run with ``argv`` (without the program's name); returns the exit code."""
-    options = _parser().parse_args(argv)
+    options = _parser().parse_args(argv or ["hashcat"])
+    output = Output(sys.stdout, sys.stderr, as_json=options.json)
     try:
-        if options.command == "verify":
-            _print(verification(), options.json)
-        else:
-            _proof(options)
+        options.run(options, output)
     except ComputeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        output.note(f"error: {error}")
         return 1
+    except KeyboardInterrupt:
+        output.note("interrupted")
+        return _INTERRUPTED
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(required=True, metavar="command")
     proof = commands.add_parser("proof", help="measure this machine's devices as a validator would")
+    proof.set_defaults(run=_proof)
     proof.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     proof.add_argument("--devices", type=_positive, default=1, help="how many at once (default: 1)")
     proof.add_argument("--runs", type=_positive, default=3, help="proofs, of which the median counts (default: 3)")
     proof.add_argument("--emit-config", action="store_true", help="print the entries for config.yaml")
     verify = commands.add_parser("verify", help="measure what a proof costs the validator")
-    for command in (proof, verify):
+    verify.set_defaults(run=_verify)
+    legacy = commands.add_parser("hashcat", help="crack challenges as they were before version 1.6.0")
+    legacy.set_defaults(run=_hashcat)
+    legacy.add_argument("--difficulty", metavar="LIST", help="6 to 12, several, or all; given, nothing is asked")
+    legacy.add_argument("--count", metavar="N", help="how often each difficulty (default: 1)")
+    # The second names are the miner's own, which take effect here only.
+    legacy.add_argument(
+        "--workload-profile", "--miner.hashcat.workload.profile", metavar="1..4", help="hashcat's -w (default: 3)"
+    )
+    legacy.add_argument(
+        "--options",
+        "--miner.hashcat.extended.options",
+        metavar="TEXT",
+        help="extra options, None for none: --options=-O (the default)",
+    )
+    legacy.add_argument(
+        "--hashcat-path",
+        "--miner.hashcat.path",
+        metavar="PATH",
+        default="hashcat",
+        help="the program (default: hashcat)",
+    )
+    legacy.add_argument(
+        "--time-limit",
+        metavar="SECONDS",
+        type=_seconds,
+        default=hashcat.TIME_LIMIT_SECONDS,
+        help="for one challenge (default: %(default)g)",
+    )
+    for command in (proof, verify, legacy):
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
-def _proof(options: argparse.Namespace) -> None:
-    progress = _progress(options.runs + (1 if options.device == "cuda" else 0))
+def _verify(options: argparse.Namespace, output: Output) -> None:
+    _print(verification(), output)
+
+
+def _proof(options: argparse.Namespace, output: Output) -> None:
     start = time.monotonic()
     measure = calibrate_cuda if options.device == "cuda" else calibrate_cpu
-    calibration = asyncio.run(measure(devices=options.devices, runs=options.runs, on_run=progress))
+    # The rates of a GPU are learnt in a run of their own.
+    runs = options.runs + (1 if options.device == "cuda" else 0)
+    with output.bar("proofs", runs) as step:
+        calibration = asyncio.run(measure(devices=options.devices, runs=options.runs, on_run=step))
     if options.emit_config:
         entries = {"gpu_performance": calibration.performance_entry(), "merkle_proof": calibration.settings_entry()}
-        print(json.dumps(entries) if options.json else yaml.safe_dump(entries, sort_keys=False), end="")
+        if output.as_json:
+            output.data(entries)
+        else:
+            output.raw(yaml.safe_dump(entries, sort_keys=False), "")
         return
     model = calibration.model
     result: dict[str, object] = {
@@ -78,7 +136,7 @@ def _proof(options: argparse.Namespace) -> None:
     }
     if options.device == "cuda":
         result["nearest_in_config"] = _nearest(calibration)
-    _print(result, options.json)
+    _print(result, output)
 
 
 def _nearest(calibration: Calibration) -> str | None:
@@ -94,35 +152,71 @@ def _nearest(calibration: Calibration) -> str | None:
     return nearest_model(measured, config.models, config.proof)
 
 
-def _print(result: dict[str, object] | dict[str, float], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(result))
+def _hashcat(options: argparse.Namespace, output: Output) -> None:
+    program = hashcat.find_hashcat(options.hashcat_path)
+    asks = options.difficulty is None
+
+    def answer(given: str | None, question: str, parse: Callable[[str], T]) -> T:
+        return parse(_ask(question, output) if given is None and asks else given or "")
+
+    plan = hashcat.Plan(
+        difficulties=answer(options.difficulty, _DIFFICULTIES, hashcat.parse_difficulties),
+        count=answer(options.count, _COUNT, hashcat.parse_count),
+        workload_profile=answer(options.workload_profile, _PROFILE, hashcat.parse_workload_profile),
+        options=answer(options.options, _OPTIONS, hashcat.parse_options),
+    )
+    output.note(
+        f"benchmarks {plan.benchmarks}, workload profile {plan.workload_profile}, "
+        f"extra options {' '.join(plan.options) or 'none'}"
+    )
+    with output.bar("challenges", len(plan.benchmarks)) as step:
+        attempts = hashcat.run_plan(program, plan, time_limit_seconds=options.time_limit, on_attempt=step)
+    if output.as_json:
+        output.data(
+            {
+                "workload_profile": plan.workload_profile,
+                "options": plan.options,
+                "time_limit_seconds": options.time_limit,
+                "benchmarks": [vars(attempt) for attempt in attempts],
+            }
+        )
         return
-    width = max(map(len, result))
-    for key, value in result.items():
-        print(f"{key:<{width}}  {value}")
+    output.table(
+        [Column("difficulty", right=True), Column("solved", right=True), Column("mean seconds", right=True)],
+        [
+            (str(difficulty), f"{solved} of {count}", "–" if mean is None else f"{mean:.2f}")
+            for difficulty, count, solved, mean in hashcat.summary(attempts)
+        ],
+    )
 
 
-def _progress(total: int) -> Callable[[], None]:
-    """A function that counts one more of ``total`` runs on stderr, where that is a terminal."""
-    done = 0
+def _ask(question: str, output: Output) -> str:
+    """One line from stdin; empty where that has ended. The question is no data, so it does not go where data goes."""
+    output.note(question)
+    try:
+        return input()
+    except EOFError:
+        return ""
 
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if sys.stderr.isatty():
-            end = "\n" if done == total else ""
-            print(
-                f"\r[{'#' * done}{'.' * (total - done)}] {done} of {total} runs", end=end, file=sys.stderr, flush=True
-            )
 
-    return step
+def _print(result: Mapping[str, object], output: Output) -> None:
+    if output.as_json:
+        output.data(result)
+    else:
+        output.table([Column("figure"), Column("value", right=True)], [(key, str(result[key])) for key in result])
 
 
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
     return value
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+import statistics
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import tracemalloc
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compute.clock import ManualClock
 from compute.proof import digest, frames, generator
 from compute.proof.conversation import Question
-from compute.proof.models import ProofSettings
+from compute.proof.fakes import FakeMachine
+from compute.proof.models import Claim, GpuModel, ProofSettings
+from compute.proof.session import Target, prove_batch
 from compute.proof.statement import Dims
 from compute.proof.verifier import Evidence, Projection, draw_projection, verify_device
 
@@ -126,12 +132,109 @@ async def _heartbeat(stalls: list[float]) -> None:
         stalls.append(time.perf_counter() - start - _HEARTBEAT_SECONDS)
 
 
+class _Elsewhere(FakeMachine):
+    """A machine whose own work is done beside the event loop, as another machine's is, by one thread for all of them.
+
+    The threads of a process share one interpreter: more of them would be measured instead of the validator.
+    """
+
+    def __init__(self, thread: Executor) -> None:
+        super().__init__(ManualClock(), spend=_no_time)
+        self._thread = thread
+        self._loop = asyncio.get_running_loop()
+
+    def send(self, header: dict[str, object], payload: bytes = b"") -> None:
+        self._loop.call_soon_threadsafe(super().send, header, payload)
+
+    async def on_compute(self, nonce: bytes, count: int) -> None:
+        await self._loop.run_in_executor(self._thread, asyncio.run, super().on_compute(nonce, count))
+
+    async def on_rehash(self, key: bytes, passes: int) -> None:
+        await self._loop.run_in_executor(self._thread, asyncio.run, super().on_rehash(key, passes))
+
+    async def on_open(self, lines: Sequence[NDArray[np.int32]]) -> None:
+        await self._loop.run_in_executor(self._thread, asyncio.run, super().on_open(lines))
+
+
+async def _no_time(seconds: float) -> None:
+    return
+
+
+def round_of_machines(machines: int = 16) -> dict[str, float]:
+    """The longest that the event loop stood still while it proved ``machines`` CPU machines in one batch."""
+    return asyncio.run(_round_of_machines(machines))
+
+
+async def _round_of_machines(count: int) -> dict[str, float]:
+    settings = ProofSettings(device="cpu", rows=1024, k=4096, columns=1024)
+    model = GpuModel("CPU core", tflops16=1e-9, vram_gb=1.0, bandwidth_gbs=None)
+    stalls: list[float] = []
+    heart = asyncio.create_task(_heartbeat(stalls))
+    with ThreadPoolExecutor(1) as executor, ThreadPoolExecutor(1) as thread:
+        machines = [_Elsewhere(thread) for _ in range(count)]
+        verdicts = await prove_batch(
+            [Target(f"miner-{number}", Claim(model.name, 1), one.connect) for number, one in enumerate(machines)],
+            validator_hotkey="validator",
+            models={model.name: model},
+            tolerance_pairs=[],
+            settings=settings,
+            on_verdict=lambda target, verdict: None,
+            executor=executor,
+            # Nobody is judged by how long this one thread makes the others wait.
+            clock=ManualClock(),
+        )
+    heart.cancel()
+    assert all(verdict.ok for verdict in verdicts)
+    return {f"loop_stall_{count}_miners_ms": round(max(stalls) * 1e3, 2)}
+
+
+def memory() -> dict[str, float]:
+    """The most that U and the verification of a device take on top of the process, its answer included."""
+    settings, nonce = ProofSettings(), bytes(32)
+    dims = replace(_DIMS, rows=2**15)
+    tracemalloc.start()
+    try:
+        projection = draw_projection(nonce, dims.k, dims.columns)
+        peaks = [tracemalloc.get_traced_memory()[1]]
+        answer = honest_answer(dims, projection, nonce, rows=settings.opened_rows, passes=settings.opened_passes)
+        others = tracemalloc.get_traced_memory()[0] - len(answer.payload) - projection.vector.nbytes * 2
+        tracemalloc.reset_peak()
+        answer.verify()
+        peaks.append(tracemalloc.get_traced_memory()[1] - others)
+    finally:
+        tracemalloc.stop()
+    return {"verify_extra_mb": round(max(peaks) / 1e6, 1)}
+
+
+def generation() -> dict[str, float]:
+    """One core's time per entry of a matrix, on the validator in numpy and in the worker in torch."""
+    # Here, because a verifier needs neither, and is measured as it is.
+    import torch
+
+    from compute.proof import worker
+
+    words, seed = generator.seed(b"bench"), worker.make_seed(b"bench")
+    torch.set_num_threads(1)
+    column, out = worker.column_keys(32768, seed, "cpu"), torch.empty((128, 32768), dtype=torch.float32)
+    indices = torch.arange(128)
+    return {
+        "generate_ns_per_entry": _ns_per_entry(lambda: generator.rows(np.arange(128), 32768, words)),
+        "generate_torch_ns_per_entry": _ns_per_entry(lambda: worker.generate(indices, seed, column, out, 256)),
+    }
+
+
+def _ns_per_entry(generate: Callable[[], object]) -> float:
+    """The median of several runs after one that is not counted: the first pays for memory and for the core's clock."""
+    times = []
+    for _ in range(8):
+        start = time.perf_counter()
+        generate()
+        times.append(time.perf_counter() - start)
+    return round(statistics.median(times[1:]) / (128 * 32768) * 1e9, 3)
+
+
 def bench() -> dict[str, float]:
     """Flat figures, the unit in each name."""
-    words = generator.seed(b"bench")
-    start = time.perf_counter()
-    generator.rows(np.arange(128), 32768, words)
-    per_entry = (time.perf_counter() - start) / (128 * 32768)
     header = frames.encode({"type": "root", "device": 3, "pass": 17})[frames.LENGTH_BYTES :]
     start = time.perf_counter()
     for _ in range(2000):
@@ -139,6 +242,8 @@ def bench() -> dict[str, float]:
     per_frame = (time.perf_counter() - start) / 2000
     return {
         **verification(),
-        "generate_ns_per_entry": round(per_entry * 1e9, 3),
+        **round_of_machines(),
+        **memory(),
+        **generation(),
         "parse_frame_us": round(per_frame * 1e6, 2),
     }

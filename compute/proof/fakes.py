@@ -60,6 +60,8 @@ class MemoryChannel:
         self._clock = clock
         self.to_machine = _Pipe()
         self.to_validator = _Pipe()
+        self.reads: list[int] = []
+        """The sizes that the validator asked for, in order."""
         self.closed = False
 
     async def write(self, data: bytes, *, timeout_seconds: float) -> None:
@@ -68,6 +70,7 @@ class MemoryChannel:
         self.to_machine.write(data)
 
     async def read_exactly(self, count: int, *, timeout_seconds: float) -> bytes:
+        self.reads.append(count)
         if timeout_seconds <= 0:
             raise SshTimeout("no time left to read")
         deadline = self._clock.monotonic() + timeout_seconds

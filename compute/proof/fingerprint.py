@@ -30,6 +30,11 @@ _PASS_OF_COMPUTE = 0.5
 """A pass must take less than this part of computing C, or C could be computed anew in every pass."""
 
 
+_SPREAD = 0.1
+"""How far apart two honest runs of one model may be, as a fraction: three deviations of 3 % each. A rate that close to
+the claim is the claim's, however near another model is; models closer than this are not told apart."""
+
+
 def nearest_model(measured: DeviceMeasurement, models: Mapping[str, GpuModel], settings: ProofSettings) -> str | None:
     """The model whose rates and memory ``measured`` is nearest to, by the mean of the logarithms of their ratios.
 
@@ -54,7 +59,9 @@ def judge_device(
         return replace(judged, reason=ProofReason.SLOWER_THAN_CLAIMED)
     if judged.rehash_seconds is None or judged.compute_seconds is None or judged.bandwidth_gbs is None:
         return judged
-    if judged.rehash_seconds / dims.passes > _PASS_OF_COMPUTE * judged.compute_seconds:
+    # Not of the time that it took if that was longer than the claim's: a device may be slow on purpose.
+    seconds = min(judged.compute_seconds, dims.operations / (claimed.tflops16 * 1e12))
+    if judged.rehash_seconds / dims.passes > _PASS_OF_COMPUTE * seconds:
         return replace(judged, reason=ProofReason.NOT_RESIDENT)
     if claimed.bandwidth_gbs is not None and judged.bandwidth_gbs < least * claimed.bandwidth_gbs:
         return replace(judged, reason=ProofReason.SLOWER_THAN_CLAIMED)
@@ -62,9 +69,18 @@ def judge_device(
 
 
 def worth(device: DeviceMeasurement, claimed: GpuModel, models: Mapping[str, GpuModel], pairs: TolerancePairs) -> str:
-    """The model that a device which proved itself is worth: never above the claim, never above what it looks like."""
+    """The model that a device which proved itself is worth.
+
+    The claim, if every rate is within the spread of honest runs of it, or if nothing separates it from what the device
+    looks like; else the lesser of the claim and what it looks like.
+    """
     nearest = device.nearest
     if nearest is None or (claimed.name, nearest) in pairs or (nearest, claimed.name) in pairs:
+        return claimed.name
+    rates = [(device.tflops16, claimed.tflops16), (device.bandwidth_gbs, claimed.bandwidth_gbs)]
+    if all(
+        found >= (1 - _SPREAD) * expected for found, expected in rates if found is not None and expected is not None
+    ):
         return claimed.name
     return min(claimed.name, nearest, key=lambda name: (models[name].score, models[name].tflops16))
 

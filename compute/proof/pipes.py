@@ -21,6 +21,11 @@ class ProcessChannel:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
     async def write(self, data: bytes, *, timeout_seconds: float) -> None:
         stdin = self._process.stdin
         assert stdin is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -44,6 +45,7 @@ class Dims:
         return len(rows) * 4 * self.columns + (1 + passes_per_row) * blocks
 
 
+@functools.lru_cache(maxsize=256)
 def dims_for(model: GpuModel, settings: ProofSettings) -> Dims:
     """The statement for a claim of ``model``.
 

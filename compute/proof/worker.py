@@ -4,8 +4,8 @@ It reads frames from stdin and answers on stdout; see ``frames`` for their form 
 thread per device; the main thread only reads, so that a validator who hangs up frees the devices at once. What it
 says proves nothing by itself: the validator checks the arithmetic and its own clock.
 
-The CPU path runs in this project's tests. The CUDA path is the same code on another device, with fp16 entries and a
-product accumulated in fp32; it runs where there is a card.
+The CPU path runs in this project's tests. The CUDA path is the same code on another device, with fp16 entries, a
+product accumulated in fp32, and two kernels of its own where they can be compiled; it runs where there is a card.
 
 Syntax and library use stay within Python 3.8 and torch 2.8 to 2.13.
 """
@@ -22,7 +22,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 # One thread per device, also inside the libraries; OpenMP reads this when it is loaded, in every thread.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -35,6 +35,37 @@ M2 = 0x846CA68B - (1 << 32)
 SPAN = 363
 OFFSET = 181
 BLOCK_ROWS = 1024
+
+# ``plain_entries`` and ``plain_digests`` as one kernel each, for torch's elementwise compiler, which needs no more than
+# the NVRTC that comes with torch. Without them temporaries cost many times the memory traffic of what is computed.
+ENTRIES_KERNEL = """
+template <typename T> void entries(T first, T second, T column, T& low, T& high) {
+    unsigned int x = (unsigned int)first ^ (unsigned int)column;
+    x *= 0x7FEB352Du;
+    x ^= (unsigned int)second;
+    x ^= x >> 15;
+    x *= 0x846CA68Bu;
+    x ^= x >> 16;
+    low = (T)((x & 0xFFFFu) * 363u >> 16) - (T)181;
+    high = (T)((x >> 16) * 363u >> 16) - (T)181;
+}
+"""
+# A quarter of a row from each of four places, two words in each: one addend of the digest for 64 bytes read.
+DIGEST_KERNEL = """
+template <typename T> T addend(T a, T b, T c, T d, T key_a, T key_b, T key_c, T key_d) {
+    T words[4] = {a ^ key_a, b ^ key_b, c ^ key_c, d ^ key_d};
+    T total = 0;
+    for (int i = 0; i < 8; i++) {
+        unsigned int w = (unsigned int)(words[i / 2] >> (i % 2 * 32));
+        w *= 0x7FEB352Du;
+        w ^= w >> 15;
+        w *= 0x846CA68Bu;
+        w ^= w >> 13;
+        total += (T)(int)w;
+    }
+    return total;
+}
+"""
 
 
 def make_seed(*parts: bytes) -> Sequence[int]:
@@ -66,37 +97,89 @@ def column_keys(columns: int, seed: Sequence[int], device: Any) -> Any:
     return make_keys(torch.arange(columns // 2, device=device), words)
 
 
-def generate(indices: Any, seed: Sequence[int], column: Any, out: Any, step: int) -> None:
+class Kernels(NamedTuple):
+    """The inner loops: ``entries`` of first and second row keys and column keys, ``digests`` of int16 rows and keys."""
+
+    entries: Callable[[Any, Any, Any], Any]
+    digests: Callable[[Any, Any], Any]
+    fused: bool
+
+
+def plain_entries(first: Any, second: Any, column: Any) -> Any:
+    """Two int32 entries for each row key in ``(rows, 1)`` and column key in ``(1, half)``: left and right half."""
+    x = first ^ column
+    x *= M1
+    x ^= second
+    x ^= shift_right(x, 15)
+    x *= M2
+    high = shift_right(x, 16)
+    x ^= high
+    x &= 0xFFFF
+    for part in (x, high):
+        part *= SPAN
+        part >>= 16
+        part -= OFFSET
+    return x, high
+
+
+def plain_digests(rows: Any, key_words: Any) -> Any:
+    """Digests of int16 rows as int64."""
+    w = rows.view(torch.int32) ^ key_words[None, :]
+    w *= M1
+    w ^= shift_right(w, 15)
+    w *= M2
+    w ^= shift_right(w, 13)
+    return w.sum(1, dtype=torch.int64)
+
+
+PLAIN = Kernels(plain_entries, plain_digests, fused=False)
+
+
+def fused_kernels() -> Kernels:
+    entries = torch.cuda.jiterator._create_multi_output_jit_fn(ENTRIES_KERNEL, num_outputs=2)
+    addend = torch.cuda.jiterator._create_jit_fn(DIGEST_KERNEL)
+
+    def digests(rows: Any, key_words: Any) -> Any:
+        words = rows.view(torch.int64).chunk(4, 1)
+        return addend(*words, *key_words.view(torch.int64)[None, :].chunk(4, 1)).sum(1)
+
+    return Kernels(entries, digests, fused=True)
+
+
+def choose_kernels(device: Any, columns: int, make: Callable[[], Kernels] = fused_kernels) -> Kernels:
+    """The fused kernels where they are to be had and give the same bits as plain torch on this device."""
+    if columns % 16:
+        return PLAIN
+    try:
+        fused = make()
+        keys = make_keys(torch.arange(8 * columns, device=device), (1, 2, 3, 4))
+        rows, key_words = keys.view(torch.int16).view(-1, columns), keys[: columns // 2]
+        first, second, column = keys[:64, None], keys[64:128, None], keys[None, : columns // 2]
+        low, high = fused.entries(first, second, column)
+        expected_low, expected_high = plain_entries(first, second, column)
+        same = torch.equal(low, expected_low) and torch.equal(high, expected_high)
+        same = same and torch.equal(fused.digests(rows, key_words), plain_digests(rows, key_words))
+    except Exception:  # the compiler is a beta feature of torch: whatever it raises, the machine can do without it
+        same = False
+    return fused if same else PLAIN
+
+
+def generate(indices: Any, seed: Sequence[int], column: Any, out: Any, step: int, kernels: Kernels = PLAIN) -> None:
     """Fill ``out``, ``(len(indices), 2 * len(column))``, with rows of the matrix of ``seed``, ``step`` at a time."""
     half = column.numel()
     first, second = make_keys(indices, seed[0:4]), make_keys(indices, seed[4:8])
     for top in range(0, indices.numel(), step):
-        x = first[top : top + step, None] ^ column[None, :]
-        x *= M1
-        x ^= second[top : top + step, None]
-        x ^= shift_right(x, 15)
-        x *= M2
-        high = shift_right(x, 16)
-        x ^= high
-        x &= 0xFFFF
-        for left, part in ((0, x), (half, high)):
-            part *= SPAN
-            part >>= 16
-            part -= OFFSET
-            out[top : top + step, left : left + half] = part
+        rows = slice(top, top + step)
+        low, high = kernels.entries(first[rows, None], second[rows, None], column[None, :])
+        out[rows, :half] = low
+        out[rows, half:] = high
 
 
-def row_digests(rows: Any, key_words: Any, step: int) -> Any:
+def row_digests(rows: Any, key_words: Any, step: int, kernels: Kernels = PLAIN) -> Any:
     """Digests of int16 rows as int64, ``step`` rows at a time."""
-    words = rows.view(torch.int32)
-    out = torch.empty(words.shape[0], dtype=torch.int64, device=words.device)
-    for top in range(0, words.shape[0], step):
-        w = words[top : top + step] ^ key_words[None, :]
-        w *= M1
-        w ^= shift_right(w, 15)
-        w *= M2
-        w ^= shift_right(w, 13)
-        out[top : top + step] = w.sum(1, dtype=torch.int64)
+    out = torch.empty(rows.shape[0], dtype=torch.int64, device=rows.device)
+    for top in range(0, rows.shape[0], step):
+        out[top : top + step] = kernels.digests(rows[top : top + step], key_words)
     return out
 
 
@@ -155,6 +238,8 @@ class Device:
         self.device = torch.device(kind, index if self.on_cuda else None)
         # On the CPU small steps keep the temporaries in its cache; on a GPU large ones keep it busy.
         self.step = 1024 if self.on_cuda else 256
+        self.digest_step = self.step
+        self.kernels = PLAIN
         self.keys: list[bytes] = []
         self.trees: list[list[list[bytes]]] = []
         self.jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -181,6 +266,11 @@ class Device:
         self.b = torch.zeros((self.k, self.columns), dtype=entry, device=self.device)
         self.a_tile = torch.zeros((self.tile_rows, self.k), dtype=entry, device=self.device)
         self.c_tile = torch.zeros((self.tile_rows, self.columns), dtype=torch.float32, device=self.device)
+        if self.on_cuda:
+            self.kernels = choose_kernels(self.device, self.columns)
+        if self.kernels.fused:
+            # A sixteenth of the temporaries a row; and many devices share one interpreter: few calls, large ones.
+            self.digest_step = 16 * self.step
         self.a_seed = make_seed(b"warm")
         self.a_columns = column_keys(self.k, self.a_seed, self.device)
         self.commit(self.pass_keys(bytes(32)), self.fill_tile(0))
@@ -194,7 +284,8 @@ class Device:
         self.a_columns = column_keys(self.k, self.a_seed, self.device)
         b_seed = make_seed(nonce, b"B")
         indices = torch.arange(self.k, device=self.device)
-        generate(indices, b_seed, column_keys(self.columns, b_seed, self.device), self.b, self.step)
+        b_columns = column_keys(self.columns, b_seed, self.device)
+        generate(indices, b_seed, b_columns, self.b, self.step, self.kernels)
         key = hashlib.sha256(b"commit" + nonce).digest()
         key_words = self.pass_keys(key)
         digests = [self.commit(key_words, self.fill_tile(top)) for top in range(0, self.rows, self.tile_rows)]
@@ -203,9 +294,7 @@ class Device:
     def rehash(self, key: bytes, passes: int) -> None:
         """Digest C pass after pass; each pass's key is the hash of the root before."""
         for _ in range(passes):
-            key_words = self.pass_keys(key)
-            tiles = range(0, self.rows, self.tile_rows)
-            root = self.finish_pass(key, [self.commit(key_words, self.tile(top)) for top in tiles])
+            root = self.finish_pass(key, [self.commit(self.pass_keys(key), self.c)])
             key = hashlib.sha256(root).digest()
 
     def open(self, lines: Sequence[Sequence[int]]) -> None:
@@ -215,25 +304,22 @@ class Device:
         """
         a_rows = torch.empty((len(lines), self.k), dtype=self.b.dtype, device=self.device)
         indices = torch.tensor([line[0] for line in lines], device=self.device)
-        generate(indices, self.a_seed, self.a_columns, a_rows, self.step)
+        generate(indices, self.a_seed, self.a_columns, a_rows, self.step, self.kernels)
         parts = [to_bytes(self.product(a_rows).to(torch.int32))]
         for row, *passes in lines:
             block = row // BLOCK_ROWS
             held = self.c[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
             for number in [0, *passes]:
-                digests = row_digests(held, self.pass_keys(self.keys[number]), self.step)
+                digests = self.commit(self.pass_keys(self.keys[number]), held)
                 parts += [to_bytes(digests), tree_path(self.trees[number], block)]
         self.out.send({"type": "opened", "device": self.index}, b"".join(parts))
 
-    def tile(self, top: int) -> Any:
-        return self.c[top : top + self.tile_rows]
-
     def fill_tile(self, top: int) -> Any:
         """Compute rows ``top`` onwards of C into their place."""
-        tile = self.tile(top)
+        tile = self.c[top : top + self.tile_rows]
         a_tile, c_tile = self.a_tile[: tile.shape[0]], self.c_tile[: tile.shape[0]]
         indices = torch.arange(top, top + tile.shape[0], device=self.device)
-        generate(indices, self.a_seed, self.a_columns, a_tile, self.step)
+        generate(indices, self.a_seed, self.a_columns, a_tile, self.step, self.kernels)
         self.product(a_tile, c_tile)
         for start in range(0, tile.shape[0], self.step):
             # Through int32: a float beyond int16 converts to nothing defined, an int32 wraps.
@@ -253,7 +339,7 @@ class Device:
         return make_keys(torch.arange(self.columns // 2, device=self.device), words)
 
     def commit(self, key_words: Any, rows: Any) -> Any:
-        return row_digests(rows, key_words, self.step)
+        return row_digests(rows, key_words, self.digest_step, self.kernels)
 
     def finish_pass(self, key: bytes, digests: list[Any]) -> bytes:
         levels = tree_levels(to_bytes(torch.cat(digests)))

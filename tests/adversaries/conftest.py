@@ -31,6 +31,23 @@ SETTINGS = ProofSettings(
 Prove = Callable[..., Awaitable[list[MachineVerdict]]]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List every cheat by name, with the reason that it was caught for and at what rate, where chance has a part."""
+    reports = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, [])
+        if report.when == "call"
+    ]
+    if not all(report.nodeid.startswith("tests/adversaries/") for report in reports):
+        return
+    terminalreporter.section("cheats")
+    for report in sorted(reports, key=lambda report: str(report.nodeid)):
+        file, name = report.nodeid.removeprefix("tests/adversaries/").split("::")
+        rate = "".join(f": {value}" for key, value in report.user_properties if key == "rate")
+        terminalreporter.write_line(f"{report.outcome}  {file}  {name}{rate}")
+
+
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()

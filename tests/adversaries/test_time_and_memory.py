@@ -49,6 +49,13 @@ class DropsCAfterCommitting(FakeMachine):
         return self.compute_seconds()
 
 
+class RecomputesAThirdOfC(FakeMachine):
+    """Has two thirds of the memory that it claims, and computes the rest of C again in every pass."""
+
+    def pass_seconds(self) -> float:
+        return self.compute_seconds() / 3 + super().pass_seconds()
+
+
 class DropsCAndMakesDigestsUp(FakeMachine):
     """Lets C go after the commitment and answers the passes with anything, in time."""
 
@@ -122,6 +129,7 @@ class Together:
         (SerialisesItsDevices, 8, ProofReason.SLOWER_THAN_CLAIMED),
         (SaysItWasFast, 2, ProofReason.SLOWER_THAN_CLAIMED),
         (DropsCAfterCommitting, 1, ProofReason.NOT_RESIDENT),
+        (RecomputesAThirdOfC, 1, ProofReason.SLOWER_THAN_CLAIMED),
         (DropsCAndMakesDigestsUp, 1, ProofReason.NOT_RESIDENT),
         (FakesThePassesBetween, 1, ProofReason.NOT_RESIDENT),
         (PacksC, 1, ProofReason.NOT_RESIDENT),
@@ -149,9 +157,15 @@ async def test_two_machines_with_a_card_each_measure_all_of_it(build: Build, pro
     assert [verdict.reason for verdict in verdicts] == [ProofReason.OK] * 2
 
 
-async def test_two_machines_on_one_card_both_measure_half(build: Build, prove: Any, clock: ManualClock) -> None:
+class RelaysToAnotherMachine(FakeMachine):
+    """Has no card: hands nonce and keys on to one that is in the batch too, whose card then works for both."""
+
+
+async def test_a_relay_to_another_machine_of_the_batch_leaves_both_with_half(
+    build: Build, prove: Any, clock: ManualClock
+) -> None:
     card = Together(clock, 2, sum)
-    verdicts = await prove(build(spend=card.spend), build(spend=card.spend))
+    verdicts = await prove(build(spend=card.spend), build(RelaysToAnotherMachine, spend=card.spend))
     assert [verdict.reason for verdict in verdicts] == [ProofReason.SLOWER_THAN_CLAIMED] * 2
     assert [verdict.devices[0].tflops16 for verdict in verdicts] == pytest.approx([2.5e-6] * 2)
 

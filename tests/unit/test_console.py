@@ -84,3 +84,26 @@ def test_a_live_table_without_a_terminal_says_each_caption_once() -> None:
         for caption in ("one", "one", "two"):
             draw([["1"]], caption)
     assert stderr.getvalue() == "one\ntwo\n"
+
+
+def test_a_bar_is_lines_off_a_terminal_and_silence_under_json() -> None:
+    out, err = io.StringIO(), io.StringIO()
+    with Output(out, err).bar("proofs", 2) as step:
+        step()
+        step()
+    assert (out.getvalue(), err.getvalue()) == ("", "proofs: 1 of 2\nproofs: 2 of 2\n")
+    silent = io.StringIO()
+    with Output(out, silent, as_json=True).bar("proofs", 2) as step:
+        step()
+    assert (out.getvalue(), silent.getvalue()) == ("", "")
+
+
+def test_a_bar_moves_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    out, err = io.StringIO(), Terminal()
+    with Output(out, err).bar("[bold]proofs[/bold]", 3) as step:
+        step()
+        step()
+    assert out.getvalue() == ""
+    assert "[bold]proofs[/bold]" in err.getvalue()
+    assert "2/3" in err.getvalue()

@@ -31,7 +31,7 @@ RENTING = TEXTS[ROOT / "docs" / "renting.md"]
 
 # Options of other programs that the pages speak of.
 OTHERS = {
-    *("--emit-config", "--index-url", "--help", "--name", "--interpreter", "--network", "--detach", "--version"),
+    *("--index-url", "--help", "--name", "--interpreter", "--network", "--detach", "--version"),
     *("--now", "--rm", "--gpus", "--dearmor", "--runtime", "--port", "--block-time", "--stake"),
 }
 
@@ -42,6 +42,12 @@ def renter_commands() -> dict[str, argparse.ArgumentParser]:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     raise AssertionError("register.py has no sub-commands")
+
+
+def script_options(name: str) -> set[str]:
+    """The options in the source of one of test-scripts."""
+    source = (ROOT / "test-scripts" / name).read_text(encoding="utf-8")
+    return set(re.findall(r"\"(--[a-z][\w.-]*)\"", source))
 
 
 def renter_options() -> set[str]:
@@ -89,7 +95,8 @@ def test_no_page_speaks_of_an_option_that_does_not_exist(page: Path) -> None:
     found = re.findall(r"(?<![\w-])--[a-z][\w.*-]*", TEXTS[page])
     # "--wallet.*" is a family, and a full stop may follow a name.
     named = {name.rstrip(".") for name in found if not name.endswith(".*")}
-    assert named - known - renter_options() - OTHERS == set()
+    scripts = script_options("benchmark.py") | script_options("gpu_check.py")
+    assert named - known - renter_options() - scripts - OTHERS == set()
     for family in {name.removesuffix("*") for name in found} - set(found):
         assert any(name.startswith(family) for name in known), family
 

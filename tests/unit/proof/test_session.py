@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,9 +23,12 @@ from compute.errors import (
     SshTimeout,
     SshUnreachable,
 )
+from compute.proof import session
 from compute.proof.fakes import FakeMachine
-from compute.proof.models import Claim, MachineVerdict
+from compute.proof.models import Claim, MachineVerdict, ProofSettings
 from compute.proof.session import Target
+from compute.proof.statement import Dims
+from compute.proof.verifier import draw_projection, verify_device
 from compute.reasons import ProofReason, Refusal
 
 RATES: dict[str, Any] = {"tflops16": 5e-6, "bandwidth_gbs": 1e-3}
@@ -78,6 +84,72 @@ async def test_all_arithmetic_is_done_in_the_executor(prove: Any, clock: ManualC
     (verdict,) = await prove([target(FakeMachine(clock, devices=3, **RATES))], executor=executor)
     assert verdict.ok
     assert executor.names == ["draw_projection", "verify_device", "verify_device", "verify_device"]
+
+
+async def test_a_batch_of_sixteen_does_its_arithmetic_beside_the_loop(
+    prove: Any, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not timed: while a verification is held up in its thread, the loop takes every other machine to its opening."""
+    threads: list[str] = []
+    first, go_on = threading.Event(), threading.Event()
+
+    def noted(work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            if work is verify_device:
+                first.set()
+                assert go_on.wait(timeout=60)
+            return work(*args)
+
+        return run
+
+    monkeypatch.setattr(session, "verify_device", noted(verify_device))
+    monkeypatch.setattr(session, "draw_projection", noted(draw_projection))
+    machines = [FakeMachine(clock, spend=_no_time) for _ in range(16)]
+    targets = [target(machine, f"miner-{number}") for number, machine in enumerate(machines)]
+    with ThreadPoolExecutor(1, "arithmetic") as executor:
+        proof = asyncio.create_task(prove(targets, executor=executor))
+        while not first.is_set() or any(machine.log[-1:] != ["open"] for machine in machines):
+            await asyncio.sleep(0)
+        go_on.set()
+        verdicts = await proof
+    assert all(verdict.ok for verdict in verdicts)
+    assert len(threads) == 17
+    assert {name.rpartition("_")[0] for name in threads} == {"arithmetic"}
+
+
+def test_questions_are_without_repetition_even_and_of_one_call_of_the_systems_generator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[int] = []
+
+    def randbits(bits: int) -> int:
+        calls.append(bits)
+        return random.getrandbits(bits)
+
+    random = Random(7)
+    monkeypatch.setattr(session.secrets, "randbits", randbits)
+    dims, settings = Dims(rows=50, k=2, columns=2, passes=5, tile_rows=50), ProofSettings()
+    rows: Counter[int] = Counter()
+    passes: Counter[int] = Counter()
+    for _ in range(2000):
+        question = session.draw_question(dims, settings)
+        assert len(set(question.rows)) == 24
+        assert all(len(set(asked)) == 3 for asked in question.passes)
+        rows.update(question.rows)
+        passes.update(number for asked in question.passes for number in asked)
+    assert len(calls) == 2000
+    assert set(rows) == set(range(50))
+    assert set(passes) == set(range(1, 6))
+    # 960 of each row, deviation 22; 28800 of each pass, deviation 107.
+    assert all(abs(count - 960) < 6 * 22 for count in rows.values())
+    assert all(abs(count - 28800) < 6 * 107 for count in passes.values())
+
+
+def test_a_question_asks_for_every_row_where_there_are_few() -> None:
+    question = session.draw_question(Dims(rows=5, k=2, columns=2, passes=3, tile_rows=5), ProofSettings())
+    assert sorted(question.rows) == [0, 1, 2, 3, 4]
+    assert all(sorted(asked) == [1, 2, 3] for asked in question.passes)
 
 
 async def test_the_nonce_waits_for_u(prove: Any, clock: ManualClock) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shlex
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ import pytest
 import torch
 
 from compute.clock import SystemClock
+from compute.config import load_config
 from compute.errors import ProofError
 from compute.proof import bootstrap, worker
 from compute.proof.conversation import Conversation
-from compute.proof.models import Claim, GpuModel, ProofSettings
-from compute.proof.pipes import local_worker
+from compute.proof.models import MAX_DEVICES, Claim, GpuModel, ProofSettings
+from compute.proof.pipes import ProcessChannel, local_worker
 from compute.proof.session import Target
-from compute.proof.statement import Dims
+from compute.proof.statement import Dims, dims_for
 from compute.reasons import ProofReason
 
 SOURCE = Path(worker.__file__).read_text(encoding="utf-8")
@@ -80,6 +83,52 @@ async def test_a_statement_beyond_the_memory_is_not_resident() -> None:
         with pytest.raises(ProofError, match="memory") as caught:
             await conversation.prepare(huge, "cpu", 1, ("v", "m"), timeout_seconds=60.0)
         assert caught.value.reason is ProofReason.NOT_RESIDENT
+
+
+def peak_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        pytest.skip("no /proc on this machine")
+    (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
+    return int(kib) * 1024
+
+
+async def test_a_worker_takes_little_memory_of_its_host() -> None:
+    """Its peak, torch included, beside the 42 MB of A, B and C that the CPU device has on the host."""
+    dims = Dims(rows=8192, k=4096, columns=1024, passes=3, tile_rows=512)
+    async with local_worker() as channel:
+        assert isinstance(channel, ProcessChannel)
+        conversation = Conversation(channel, SystemClock())
+        await conversation.hello("cpu", 1, timeout_seconds=60.0)
+        await conversation.prepare(dims, "cpu", 1, ("v", "m"), timeout_seconds=60.0)
+        await conversation.compute(bytes(32), 1, timeout_seconds=60.0)
+        await conversation.rehash(bytes(32), 3, 1, timeout_seconds=60.0)
+        assert peak_bytes(channel.pid) < 1e9
+
+
+@pytest.mark.parametrize("devices", [8, MAX_DEVICES])
+def test_what_a_gpu_worker_keeps_on_its_host_is_bounded_for_every_model_of_the_table(devices: int) -> None:
+    """Per device: the trees of all passes, the digests of one pass on their way, and the answer to ``open``.
+
+    Measured at the size of the statement, because a list of hashes takes twice what the hashes do. C, B and the tiles
+    are the device's own memory, and nothing else of their size is copied.
+    """
+    for model in load_config().models.values():
+        dims = dims_for(model, ProofSettings())
+        tracemalloc.start()
+        try:
+            data = bytes(8 * dims.rows)
+            digests = tracemalloc.get_traced_memory()[0]
+            levels = worker.tree_levels(data)
+            tree = tracemalloc.get_traced_memory()[0] - digests
+        finally:
+            tracemalloc.stop()
+        assert len(levels[-1]) == 1
+        # Twice: as a tensor on the host, and as bytes.
+        under_way = 2 * 8 * dims.rows
+        opened = 2 * dims.opened_bytes(list(range(24)), 3)
+        kept = (1 + dims.passes) * tree
+        assert devices * (kept + under_way + opened) < 1e9, model.name
 
 
 def test_the_bootstrap_works_as_one_shell_command_and_ends_with_its_input() -> None:
