@@ -17,9 +17,10 @@ install: $(STAMP) ## make .venv with everything that the project needs
 $(STAMP): requirements.txt requirements-dev.txt setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed, $(PYTHON) is older: make PYTHON=python3.11 …"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -r requirements-dev.txt
-	$(PIP) install --quiet --no-deps -e .
+	@echo "installing into $(VENV), once" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --quiet -r requirements-dev.txt
+	@$(PIP) install --quiet --no-deps -e .
 	@touch $(STAMP)
 
 demo: install ## a whole subnet on this machine: chain, validator, miners, a rental
