@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from compute.access import AccessPolicy
@@ -7,8 +9,8 @@ from compute.clock import ManualClock
 from compute.miner.gate import MinerGate
 
 
-def gate_of(chain: FakeChain, **policy: object) -> MinerGate:
-    gate = MinerGate(AccessPolicy(**policy), ManualClock())  # type: ignore[arg-type]
+def gate_of(chain: FakeChain, **policy: Any) -> MinerGate:
+    gate = MinerGate(AccessPolicy(**policy), ManualClock())
     gate.update(Metagraph(27, 100, tuple(chain.neurons)))
     return gate
 

@@ -77,7 +77,7 @@ class Bench:
             hotkey=MINER,
             own_hotkey=MINER.ss58_address,
             chain=self.chain,
-            server=self.server,  # type: ignore[arg-type]
+            server=self.server,
             gate=self.gate,
             allocation=AllocateService(self.manager),
             hardware=self.hardware,

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 from compute.chain import Metagraph
 from compute.chain_fake import FakeChain
@@ -21,7 +22,7 @@ def failed(history: VerdictHistory, reason: ProofReason) -> VerdictHistory:
     return VerdictHistory(latest, history.last_ok, 1)
 
 
-def known(**changes: object) -> Known:
+def known(**changes: Any) -> Known:
     chain = FakeChain("validator")
     for hotkey in ("validator", "a", "b", "c"):
         chain.add(hotkey)
@@ -34,7 +35,7 @@ def known(**changes: object) -> Known:
         allocated={"b"},
         penalized=(),
     )
-    return replace(base, **changes)  # type: ignore[arg-type]
+    return replace(base, **changes)
 
 
 def totals(facts: Known) -> dict[str, tuple[float, ProofReason]]:

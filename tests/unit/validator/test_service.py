@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,7 @@ class Bench:
         self.rentals: list[Rental] = []
         self.host_keys = KnownHosts()
 
-    def service(self, **settings: object) -> ValidatorService:
+    def service(self, **settings: Any) -> ValidatorService:
         base = ValidatorSettings(policy=QueryPolicy(AccessLists()), poll_seconds=1.0)
         return ValidatorService(
             own_hotkey="validator",
@@ -92,7 +93,7 @@ class Bench:
             facts=self.facts,
             leases=Leases(rentals=lambda: self.rentals, penalized=set, host_keys=self.host_keys),
             config=QUICK,
-            settings=replace(base, **settings),  # type: ignore[arg-type]
+            settings=replace(base, **settings),
             clock=self.clock,
         )
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -111,8 +112,8 @@ def miners() -> list[Neuron]:
     return [chain.add(hotkey, registered_at=10 * uid) for uid, hotkey in enumerate(("validator", "a", "b", "c"))]
 
 
-def reasons(neurons: list[Neuron], **policy: object) -> dict[str, ProofReason]:
-    settings = replace(QueryPolicy(AccessLists()), **policy)  # type: ignore[arg-type]
+def reasons(neurons: list[Neuron], **policy: Any) -> dict[str, ProofReason]:
+    settings = replace(QueryPolicy(AccessLists()), **policy)
     return unqueried(subnet(*neurons), "validator", settings)
 
 
