@@ -1,0 +1,109 @@
+"""The localnet's page of the manual, followed command by command, as it stands there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "localnet.md").read_text(encoding="utf-8")
+_SECONDS = 90
+
+
+class Reader:
+    """Somebody who types what the page says, in an empty directory and with an empty home."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self._folder = folder
+        self._stack = stack
+        self.endpoint = ""
+
+    def argv(self, line: str) -> list[str]:
+        words = shlex.split(line.replace("neurons/", f"{ROOT}/neurons/"))
+        assert words[0] == "python"
+        if words[2:4] == ["compute.localnet", "node"]:
+            # Two readers on one machine must not meet: the system chooses the port, and everybody is told.
+            return [sys.executable, *line.replace("9944", "0").split()[1:]]
+        if words[2:4] == ["compute.localnet", "register"]:
+            words += ["--endpoint", self.endpoint]
+        text = [sys.executable, *words[1:]]
+        if "--subtensor.network" in text:
+            at = text.index("--subtensor.network")
+            assert text[at + 1] == "local"
+            text[at : at + 2] = ["--subtensor.chain_endpoint", self.endpoint]
+        return text
+
+    def environment(self) -> dict[str, str]:
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("BT_")}
+        return {**inherited, "HOME": str(self._folder), "PYTHONPATH": str(ROOT)}
+
+    def start(self, line: str, name: str) -> subprocess.Popen[str]:
+        log = self._stack.enter_context((self._folder / f"{name}.log").open("w", encoding="utf-8"))
+        process = subprocess.Popen(
+            self.argv(line), cwd=self._folder, env=self.environment(), stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        self._stack.callback(_end, process)
+        return process
+
+    def run(self, line: str) -> str:
+        command, _, file = line.partition(" > ")
+        done = subprocess.run(
+            self.argv(command),
+            cwd=self._folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+        )
+        assert done.returncode == 0, done.stderr
+        if file:
+            (self._folder / file).write_text(done.stdout, encoding="utf-8")
+        return done.stdout
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with process:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    with ExitStack() as stack:
+        yield Reader(tmp_path, stack)
+
+
+def test_the_page_leads_to_a_paid_miner(reader: Reader) -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.strip().splitlines()]
+    node, register_miner, register_validator, config, miner, validator = lines
+    status, offers = re.findall(r"`(python neurons/[^`]*)`", PAGE)
+
+    chain = reader.start(node, "node")
+    assert chain.stdout is not None
+    reader.endpoint = json.loads(chain.stdout.readline())["endpoint"]
+    assert "local-miner is uid 0" in reader.run(register_miner)
+    assert "local-validator is uid 1" in reader.run(register_validator)
+    reader.run(config)
+    reader.start(miner, "miner")
+    reader.start(validator, "validator")
+
+    deadline = time.monotonic() + _SECONDS
+    rows: list[dict[str, dict[str, object]]] = []
+    while not rows or rows[0]["verdict"]["reason"] != "ok" or rows[0]["weight"] != 1.0:
+        assert time.monotonic() < deadline, rows
+        rows = json.loads(reader.run(f"{status} --json"))
+    assert "Localnet CPU core" in reader.run(status)
+    assert "Localnet CPU core" in reader.run(offers)
