@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import sys
 import time
 from pathlib import Path
 
 from compute import __version__
 from compute.access import AccessPolicy
+from compute.allocation.docker_engine import DockerEngine
+from compute.allocation.docker_options import DockerSettings
+from compute.allocation.docker_runtime import DockerRuntime
 from compute.allocation.keys import SecretBox
 from compute.allocation.leases import LeaseStore
 from compute.allocation.local import LocalRuntime
@@ -18,8 +23,8 @@ from compute.allocation.service import AllocateService
 from compute.chain import SubtensorChain
 from compute.clock import SystemClock
 from compute.console import Output
-from compute.errors import ComputeError, ConfigError
-from compute.hardware import CpuDevices, Hardware, SystemHardware
+from compute.errors import ComputeError
+from compute.hardware import DEFAULT_DOCKER_HOST, CpuDevices, Hardware, SystemHardware
 from compute.miner.gate import MinerGate
 from compute.miner.service import MinerService
 from compute.neuron import EXIT_CONFIG, EXIT_OK, load_wallet, run_neuron
@@ -40,7 +45,8 @@ def run(options: MinerOptions) -> int:
 
     async def main() -> None:
         logs.configure(options.logging, program="miner")
-        await serve(options, hardware_of(options), runtime_of(options))
+        # The engine may be slow to answer, and a signal must not wait for it.
+        await serve(options, hardware_of(options), await asyncio.to_thread(runtime_of, options))
 
     return run_neuron(main)
 
@@ -100,21 +106,27 @@ async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime) -> 
 
 def hardware_of(options: MinerOptions) -> Hardware:
     """This machine, as the options offer it."""
-    hardware = SystemHardware()
+    hardware = SystemHardware(docker_host=_docker_host())
     return CpuDevices(hardware, options.cpu_devices) if options.cpu_devices else hardware
 
 
 def runtime_of(options: MinerOptions) -> Runtime:
-    """What leases run in.
+    """What leases run in. Blocks while it asks the Docker engine whether it is fit.
 
     Raises:
-        ConfigError: the Docker runtime is asked for, which this release does not have.
+        ConfigError: there is no engine, no image or no wallet, or the local runtime is to serve a chain elsewhere.
     """
     if options.runtime is RuntimeKind.LOCAL:
         return local_runtime(options)
-    raise ConfigError(
-        "the Docker runtime is not part of this release. On a chain on this machine, use --miner.runtime local"
-    )
+    hotkey = str(load_wallet(options.wallet).hotkey.ss58_address)
+    runtime = DockerRuntime(DockerSettings(miner=hotkey, image=options.image), DockerEngine(_docker_host()))
+    runtime.check()
+    return runtime
+
+
+def _docker_host() -> str:
+    """Where every other program of Docker's would look too."""
+    return os.environ.get("DOCKER_HOST") or DEFAULT_DOCKER_HOST
 
 
 def local_runtime(options: MinerOptions, kind: type[LocalRuntime] = LocalRuntime) -> LocalRuntime:

@@ -44,6 +44,13 @@ RUNTIME = Option(
     " only.",
     metavar="{docker,local}",
 )
+IMAGE = Option(
+    "miner.image",
+    kinds.text,
+    "compute-machine",
+    "With the docker runtime: the image of every lease; docs/miner.md says how it is made.",
+    metavar="NAME",
+)
 CPU_DEVICES = Option(
     "miner.cpu.devices",
     kinds.integer(0, 64),
@@ -80,7 +87,7 @@ GROUPS: tuple[Group, ...] = (
     shared.SUBTENSOR,
     shared.WALLET,
     shared.AXON,
-    Group("leases", (SSH_PORT, RUNTIME, SSH_HOST, CPU_DEVICES, REQUIRE_SIGNED)),
+    Group("leases", (SSH_PORT, RUNTIME, IMAGE, SSH_HOST, CPU_DEVICES, REQUIRE_SIGNED)),
     Group("who may call", (NOT_ENOUGH_STAKE, NOT_UPDATED, UPDATED_THRESHOLD)),
     shared.LISTS,
     shared.LOGGING,
@@ -106,6 +113,7 @@ class MinerOptions:
     ssh_port: int
     ssh_host: str
     runtime: RuntimeKind
+    image: str
     cpu_devices: int
     require_signed: bool
     whitelist_not_enough_stake: bool
@@ -141,6 +149,8 @@ def parse_miner(argv: Sequence[str], environ: Mapping[str, str]) -> MinerOptions
         for option in local_only:
             if values.is_given(option):
                 parser.error(f"--{option.name} {values[option]} goes with --miner.runtime local")
+    elif values.is_given(IMAGE):
+        parser.error(f"--{IMAGE.name} {values[IMAGE]} goes with --miner.runtime docker")
     ssh_host = values[SSH_HOST]
     if ssh_host is None:
         ssh_host = axon.external_ip if axon.external_ip and kinds.is_loopback(axon.external_ip) else "127.0.0.1"
@@ -163,6 +173,7 @@ def parse_miner(argv: Sequence[str], environ: Mapping[str, str]) -> MinerOptions
         ssh_port=values[SSH_PORT],
         ssh_host=ssh_host,
         runtime=runtime,
+        image=values[IMAGE],
         cpu_devices=values[CPU_DEVICES],
         require_signed=values[REQUIRE_SIGNED],
         whitelist_not_enough_stake=values[NOT_ENOUGH_STAKE],

@@ -77,10 +77,14 @@ def test_no_chain_is_exit_code_3_and_says_what_to_do(tmp_path: Path) -> None:
     assert stdout == ""
 
 
-def test_the_docker_runtime_says_that_it_is_not_there(tmp_path: Path) -> None:
+def test_without_an_engine_the_docker_runtime_says_what_else_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     options = [*make_wallet(tmp_path), "--subtensor.chain_endpoint", "ws://127.0.0.1:9"]
     code, _, stderr = outcome(neuron("miner", *options, cwd=tmp_path))
     assert code == 2
+    assert "no Docker engine answers" in stderr
     assert "--miner.runtime local" in stderr
 
 

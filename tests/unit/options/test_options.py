@@ -41,7 +41,7 @@ def test_defaults_are_those_that_the_network_knows() -> None:
         assert options.subtensor == groups.SubtensorOptions("finney", "wss://entrypoint-finney.opentensor.ai:443")
         assert (options.status, options.json) == (False, False)
     assert miner.ssh_port == 4444
-    assert miner.runtime is RuntimeKind.DOCKER
+    assert (miner.runtime, miner.image) == (RuntimeKind.DOCKER, "compute-machine")
     assert (miner.cpu_devices, miner.ssh_host, miner.require_signed) == (0, "127.0.0.1", False)
     assert (miner.whitelist_not_enough_stake, miner.whitelist_not_updated) == (False, False)
     assert miner.updated_threshold_percent == validator.updated_threshold_percent == 60
@@ -108,6 +108,7 @@ def test_every_option_reaches_its_field_of_the_miner() -> None:
         ssh_port=4,
         ssh_host="127.0.0.5",
         runtime=RuntimeKind.LOCAL,
+        image="compute-machine",
         cpu_devices=2,
         require_signed=True,
         whitelist_not_enough_stake=True,
@@ -155,6 +156,11 @@ def test_every_option_of_its_own_reaches_its_field_of_the_validator() -> None:
         (["run"], "unknown argument 'run'"),
         (["--config", "x"], "unknown argument '--config'"),
         (["--miner.cpu.devices", "2"], "--miner.cpu.devices 2 goes with --miner.runtime local"),
+        (
+            [*("--miner.runtime", "local", "--subtensor.network", "local"), "--miner.image", "mine"],
+            "--miner.image mine goes with --miner.runtime docker",
+        ),
+        (["--miner.image", " "], "' ' is empty"),
         (["--ssh.host", "127.0.0.1"], "--ssh.host 127.0.0.1 goes with --miner.runtime local"),
         (
             [*LOCAL, "--miner.runtime", "local", "--ssh.host", "10.0.0.1"],

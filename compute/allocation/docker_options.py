@@ -1,0 +1,158 @@
+"""What a lease's container is made of, as data: pure functions from an order to the arguments of the Docker SDK."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from docker.types import DeviceRequest, LogConfig
+
+from compute.allocation.docker_files import SSHD_COMMAND
+from compute.allocation.keys import SessionKey
+from compute.allocation.runtime import LeaseOrder
+
+DEFAULT_NETWORK = "compute-leases"
+
+SSH_PORT = "22/tcp"
+"""Where sshd listens inside the container."""
+
+LABEL_MINER = "compute.miner"
+LABEL_LEASE = "compute.lease"
+LABEL_OWNER = "compute.owner"
+LABEL_KIND = "compute.kind"
+LABEL_ENDS_AT = "compute.ends_at"
+"""Unix seconds as of the container's creation: labels never change, and the store knows of extensions."""
+LABEL_HOST_KEY = "compute.host_key"
+"""The ``"SHA256:…"`` fingerprint of the container's sshd."""
+
+CAPABILITIES = (
+    "AUDIT_WRITE",  # sshd: a record of each terminal; builds with audit support end the session without it
+    "CHOWN",  # sshd: the terminal's owner; dpkg: that of a package's files
+    "SETGID",  # sshd: its unprivileged half; apt: its downloads
+    "SETUID",
+    "SYS_CHROOT",
+    "DAC_OVERRIDE",  # apt and dpkg: folders of other users. These two reach files only, and of files a container
+    "FOWNER",  # has none but its own
+)
+"""What is left of root's powers: what sshd needs, and what installing packages needs."""
+
+_RESERVED_BYTES = 1 << 30
+_LEAST_BYTES = 256 << 20
+_NANO = 10**9
+
+
+@dataclass(frozen=True)
+class DockerSettings:
+    """What all containers of one miner have in common.
+
+    ``miner`` tells its containers from those of other miners on the same engine. ``bind_address`` is where on the
+    host the SSH port is open. ``pids`` bounds processes and threads of one container together.
+    """
+
+    miner: str
+    image: str
+    network: str = DEFAULT_NETWORK
+    bind_address: str = "0.0.0.0"  # noqa: S104 - renters come from everywhere
+    pids: int = 16_384
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the engine's machine has: processors, and bytes of memory."""
+
+    cpu_count: int
+    memory_bytes: int
+
+
+def container_options(
+    order: LeaseOrder, settings: DockerSettings, host: Host, *, port: int, quota: bool
+) -> dict[str, Any]:
+    """The arguments of ``client.containers.create``, but for the name.
+
+    ``quota`` says whether the storage driver can limit the disk. No secret is among them: whoever may ask the engine
+    can read them back.
+    """
+    limits = order.limits
+    memory_bytes = _memory_bytes(limits.ram_bytes, host)
+    options: dict[str, Any] = {
+        "image": settings.image,
+        # Each of these four overrides what an image may say of itself.
+        "entrypoint": list(SSHD_COMMAND),
+        "command": [],
+        "user": "0:0",
+        "healthcheck": {"test": ["NONE"]},
+        "environment": {"NVIDIA_VISIBLE_DEVICES": ",".join(limits.gpu_uuids) or "void"},
+        # The operator's own proxy, and the password in its address, are not for renters.
+        "use_config_proxy": False,
+        "labels": _labels(order, settings),
+        "cap_drop": ["ALL"],
+        "cap_add": list(CAPABILITIES),
+        "security_opt": ["no-new-privileges:true"],
+        "privileged": False,
+        "init": True,
+        "ipc_mode": "private",
+        "cgroupns": "private",
+        "network": settings.network,
+        "ports": {SSH_PORT: (settings.bind_address, port)},
+        "pids_limit": settings.pids,
+        "mem_limit": memory_bytes,
+        # The sum of memory and swap: no swap.
+        "memswap_limit": memory_bytes,
+        # Should the host itself run out of memory, the renter's processes go before the miner's.
+        "oom_score_adj": 500,
+        "shm_size": memory_bytes // 2,
+        "log_config": LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "2"}),
+        # An engine or a host that was restarted brings the machine back by itself.
+        "restart_policy": {"Name": "unless-stopped"},
+    }
+    if limits.cpu_count:
+        options["nano_cpus"] = min(limits.cpu_count, host.cpu_count) * _NANO
+    if limits.disk_bytes and quota:
+        options["storage_opt"] = {"size": str(limits.disk_bytes)}
+    if limits.gpu_uuids:
+        capabilities = [["gpu", "compute", "utility"]]
+        options["device_requests"] = [DeviceRequest(device_ids=list(limits.gpu_uuids), capabilities=capabilities)]
+    return options
+
+
+def network_options(name: str) -> dict[str, Any]:
+    """The arguments of ``client.networks.create``: a bridge of the leases' own, whose members do not see each other.
+
+    The bridge has the network's name as far as interfaces may have it, so that an operator can write rules for it.
+    """
+    return {
+        "name": name,
+        "driver": "bridge",
+        "check_duplicate": True,
+        "enable_ipv6": False,
+        "options": {
+            "com.docker.network.bridge.enable_icc": "false",
+            "com.docker.network.bridge.name": name[:15],
+        },
+        "labels": {"compute.network": "leases"},
+    }
+
+
+def closes_its_members(attributes: dict[str, Any]) -> bool:
+    """Whether a network that exists already, as the engine describes it, is like one of ``network_options``."""
+    options = attributes.get("Options") or {}
+    return attributes.get("Driver") == "bridge" and options.get("com.docker.network.bridge.enable_icc") == "false"
+
+
+def _labels(order: LeaseOrder, settings: DockerSettings) -> dict[str, str]:
+    return {
+        LABEL_MINER: settings.miner,
+        LABEL_LEASE: order.lease_id,
+        LABEL_OWNER: order.owner,
+        LABEL_KIND: order.kind.value,
+        LABEL_ENDS_AT: str(round(order.ends_at)),
+        LABEL_HOST_KEY: SessionKey.from_private_openssh(order.host_key).fingerprint,
+    }
+
+
+def _memory_bytes(asked: int, host: Host) -> int:
+    """The limit: what was asked, but enough for sshd to live; or all but what the host itself needs."""
+    if asked:
+        return max(asked, _LEAST_BYTES)
+    reserved = max(_RESERVED_BYTES, host.memory_bytes // 20)
+    return max(host.memory_bytes - reserved, host.memory_bytes // 2)

@@ -1,0 +1,352 @@
+"""Leases as Docker containers: one container per lease, of one image that is there ahead of time."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import logging
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from docker.models.containers import Container
+from docker.models.networks import Network
+
+from compute.allocation import docker_files as files
+from compute.allocation.docker_engine import (
+    DockerEngine,
+    EngineGone,
+    ImageMissing,
+    Missing,
+    NameTaken,
+    PortTaken,
+    QuotaUnsupported,
+)
+from compute.allocation.docker_options import (
+    LABEL_HOST_KEY,
+    LABEL_LEASE,
+    LABEL_MINER,
+    SSH_PORT,
+    DockerSettings,
+    closes_its_members,
+    container_options,
+    network_options,
+)
+from compute.allocation.runtime import Endpoint, LeaseOrder, Phase, Runtime, RuntimeStatus
+from compute.allocation.sshd_check import wait_for_sshd
+from compute.errors import ConfigError, RuntimeFailure
+
+logger = logging.getLogger(__name__)
+
+_OLDEST_API = (1, 41)
+"""Of engine 20.10."""
+
+_STAND_IN_FOR = ("", "ubuntu", "ubuntu:*", "pytorch/pytorch", "pytorch/pytorch:*")
+"""What peers on the network ask for by habit; the operator's image, a Linux with sshd and torch, serves all of them."""
+
+_PHASES = {"running": Phase.RUNNING, "paused": Phase.PAUSED}
+_RESTARTABLE = frozenset({"running", "paused", "restarting", "exited"})
+_ENDING_SECONDS = 3
+_REMOVING_SECONDS = 20.0
+_LOOK_SECONDS = 0.05
+_PORT_TRIES = 3
+_LOG_LINES = 20
+
+
+class SshdCheck(Protocol):
+    """``sshd_check.wait_for_sshd``, or what a test has in its place."""
+
+    def __call__(
+        self, host: str, port: int, fingerprint: str, *, within_seconds: float, still_alive: Callable[[], bool]
+    ) -> None: ...
+
+
+class DockerRuntime(Runtime):
+    """Containers of one miner, found by their labels and by nothing else: names are for people and older peers.
+
+    A container does not end by itself when its lease does, and comes back by itself when the engine does. What the
+    image must have: sshd at ``/usr/sbin/sshd``, Python with torch as ``python3`` and as ``/opt/conda/bin/python``.
+    """
+
+    def __init__(
+        self,
+        settings: DockerSettings,
+        engine: DockerEngine,
+        *,
+        start_seconds: float = 20.0,
+        sshd_check: SshdCheck = wait_for_sshd,
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._start_seconds = start_seconds
+        self._sshd_check = sshd_check
+        self._quota = True
+
+    def check(self) -> None:
+        """Return if leases can be started here. Blocks; the network for leases is made if it is not there.
+
+        Raises:
+            ConfigError: the engine or the image is missing or unfit; the message says what to do.
+        """
+        try:
+            with self._engine.calling("say its version") as client:
+                version = client.version()
+                api = tuple(int(part) for part in version["ApiVersion"].split("."))
+            if api < _OLDEST_API:
+                raise ConfigError(f"Docker engine {version['Version']} is too old: 20.10 or newer is needed")
+            with self._engine.calling("look for the image") as client:
+                client.images.get(self._settings.image)
+                if "nvidia" not in client.info().get("Runtimes", {}):
+                    logger.warning(
+                        "the engine has no nvidia runtime: leases get no GPUs, and fail if they ask for some"
+                    )
+            self._ensure_network()
+        except ImageMissing as error:
+            raise ConfigError(
+                f"image {self._settings.image!r} is not on the Docker engine. Build it with: "
+                f"docker build -t {self._settings.image} docker/  or, where no registry is reached: "
+                f"sudo docker/build-base.sh {self._settings.image}"
+            ) from error
+        except EngineGone as error:
+            raise ConfigError(
+                f"no Docker engine answers at {self._engine.url}: is it installed, does it run, and may this user use "
+                "it (group docker)? On a chain on this machine, --miner.runtime local does without"
+            ) from error
+        except RuntimeFailure as error:
+            raise ConfigError(f"the Docker engine at {self._engine.url} cannot be used: {error}") from error
+
+    def close(self) -> None:
+        """Close the connections to the engine; the machines stay. Idempotent."""
+        self._engine.close()
+
+    def accepts_image(self, image: str) -> bool:
+        return image == self._settings.image or any(fnmatch.fnmatchcase(image, name) for name in _STAND_IN_FOR)
+
+    def start(self, order: LeaseOrder) -> Endpoint:
+        container = self._find(order.lease_id)
+        if container is not None and container.status in _PHASES:
+            if container.status == "paused":
+                self._unpause(container)
+            try:
+                return self._until_up(container)
+            except RuntimeFailure:
+                with contextlib.suppress(RuntimeFailure):
+                    self._remove(container)
+                raise
+        if container is not None:
+            self.stop(order.lease_id)
+        return self._launch(order)
+
+    def stop(self, lease_id: str) -> None:
+        deadline = time.monotonic() + _REMOVING_SECONDS
+        containers = self._containers(lease_id)
+        while containers:
+            for container in containers:
+                self._remove(container)
+            containers = self._containers(lease_id)
+            if containers and time.monotonic() > deadline:
+                raise RuntimeFailure(f"the machine was still there {_REMOVING_SECONDS:g} s after its removal")
+            if containers:
+                time.sleep(_LOOK_SECONDS)
+
+    def pause(self, lease_id: str) -> None:
+        container = self._alive(lease_id)
+        if container.status == "paused":
+            return
+        with self._engine.calling("pause the container"):
+            container.pause()
+
+    def unpause(self, lease_id: str) -> None:
+        container = self._alive(lease_id)
+        if container.status == "paused":
+            self._unpause(container)
+
+    def restart(self, order: LeaseOrder) -> Endpoint:
+        container = self._find(order.lease_id)
+        if container is None or container.status not in _RESTARTABLE:
+            # Nothing of the renter's is in what never ran, or was half removed.
+            self.stop(order.lease_id)
+            return self._launch(order)
+        self._halt(container)
+        self._put(container, files.restart_archive(order))
+        try:
+            return self._run(container)
+        except RuntimeFailure:
+            with contextlib.suppress(RuntimeFailure):
+                self._halt(container)
+            raise
+
+    def set_keys(self, lease_id: str, authorized_keys: Sequence[str]) -> None:
+        self._put(self._alive(lease_id), files.keys_archive(authorized_keys))
+
+    def set_end(self, lease_id: str, ends_at: float) -> None:
+        self._alive(lease_id)
+
+    def status(self, lease_id: str) -> RuntimeStatus:
+        container = self._find(lease_id)
+        return RuntimeStatus(lease_id, Phase.ABSENT) if container is None else _status_of(container)
+
+    def list(self) -> Sequence[RuntimeStatus]:
+        return [_status_of(container) for container in self._containers()]
+
+    def _launch(self, order: LeaseOrder) -> Endpoint:
+        """Create a container for ``order`` and start it, or leave nothing of it."""
+        self._ensure_network()
+        for attempt in range(_PORT_TRIES):
+            port = order.ssh_port or _free_port(self._settings.bind_address)
+            container = self._create(order, port)
+            try:
+                self._put(container, files.machine_archive(order, self._shadow(container)))
+                return self._run(container)
+            except RuntimeFailure as error:
+                with contextlib.suppress(RuntimeFailure):
+                    self._remove(container)
+                if not isinstance(error, PortTaken):
+                    raise
+                # A port of our own choice may have been lost to another program since.
+                if order.ssh_port or attempt == _PORT_TRIES - 1:
+                    raise RuntimeFailure(f"port {port} is taken by another program on the miner's machine") from error
+        raise AssertionError("the last attempt returns or raises")
+
+    def _create(self, order: LeaseOrder, port: int) -> Container:
+        host = self._engine.host()
+        name: str | None = order.kind.container_name
+        while True:
+            options = container_options(order, self._settings, host, port=port, quota=self._quota)
+            try:
+                with self._engine.calling("create the container") as client:
+                    return client.containers.create(name=name, **options)
+            except NameTaken:
+                # Whoever has it keeps it; the engine finds another.
+                name = None
+            except QuotaUnsupported:
+                if "storage_opt" not in options:
+                    raise
+                logger.warning("the engine's storage driver has no disk quota: leases share the whole disk")
+                self._quota = False
+
+    def _run(self, container: Container) -> Endpoint:
+        with self._engine.calling("start the container"):
+            container.start()
+        return self._until_up(container)
+
+    def _until_up(self, container: Container) -> Endpoint:
+        endpoint = _endpoint_of(container)
+        restarts: int = container.attrs["RestartCount"]
+
+        def still_alive() -> bool:
+            with self._engine.calling("describe the container"):
+                container.reload()
+            return container.status == "running" and bool(container.attrs["RestartCount"] <= restarts)
+
+        bound = self._settings.bind_address
+        host = "127.0.0.1" if bound == "0.0.0.0" else bound  # noqa: S104 - a comparison
+        try:
+            self._sshd_check(
+                host,
+                endpoint.port,
+                endpoint.host_key,
+                within_seconds=self._start_seconds,
+                still_alive=still_alive,
+            )
+        except RuntimeFailure:
+            self._log_output(container)
+            raise
+        return endpoint
+
+    def _log_output(self, container: Container) -> None:
+        """What sshd said, for the operator."""
+        with contextlib.suppress(RuntimeFailure), self._engine.calling("show the container's log"):
+            said = container.logs(tail=_LOG_LINES).decode(errors="backslashreplace").strip()
+            logger.warning("the container did not come up; it said: %s", said or "nothing")
+
+    def _put(self, container: Container, archive: bytes) -> None:
+        with self._engine.calling("put files into the container"):
+            container.put_archive("/", archive)
+
+    def _shadow(self, container: Container) -> str:
+        """The image's ``/etc/shadow``; empty where it has none."""
+        content = b""
+        try:
+            with self._engine.calling("read a file of the container"):
+                chunks, _ = container.get_archive(files.SHADOW)
+                for chunk in chunks:
+                    content += chunk
+                    if len(content) > files.MAX_SHADOW_BYTES:
+                        raise RuntimeFailure("the image's list of passwords is too large")
+                return files.read_archive(content)
+        except Missing:
+            return ""
+
+    def _halt(self, container: Container) -> None:
+        with self._engine.calling("stop the container"):
+            if container.status == "paused":
+                container.unpause()
+            container.stop(timeout=_ENDING_SECONDS)
+
+    def _unpause(self, container: Container) -> None:
+        with self._engine.calling("unpause the container"):
+            container.unpause()
+
+    def _remove(self, container: Container) -> None:
+        with contextlib.suppress(Missing), self._engine.calling("remove the container"):
+            container.remove(force=True, v=True)
+
+    def _alive(self, lease_id: str) -> Container:
+        container = self._find(lease_id)
+        if container is None or container.status not in _PHASES:
+            phase = Phase.ABSENT if container is None else Phase.DEAD
+            raise RuntimeFailure(f"the machine is {phase.value}")
+        return container
+
+    def _find(self, lease_id: str) -> Container | None:
+        return next(iter(self._containers(lease_id)), None)
+
+    def _containers(self, lease_id: str | None = None) -> Sequence[Container]:
+        lease = LABEL_LEASE if lease_id is None else f"{LABEL_LEASE}={lease_id}"
+        wanted = [f"{LABEL_MINER}={self._settings.miner}", lease]
+        with self._engine.calling("list the containers") as client:
+            return client.containers.list(all=True, filters={"label": wanted}, ignore_removed=True)
+
+    def _ensure_network(self) -> None:
+        network = self._network()
+        if network is None:
+            try:
+                with self._engine.calling("create the network") as client:
+                    client.networks.create(**network_options(self._settings.network))
+            except RuntimeFailure:
+                # Another miner on this engine may have been first.
+                if self._network() is None:
+                    raise
+            network = self._network()
+        if network is None or not closes_its_members(network.attrs):
+            name = self._settings.network
+            logger.error("network %r is not one that this miner made. Remove it: docker network rm %s", name, name)
+            raise RuntimeFailure("the miner's network for leases is unfit")
+
+    def _network(self) -> Network | None:
+        name = self._settings.network
+        with self._engine.calling("list the networks") as client:
+            # The engine's own filter matches parts of names.
+            return next((found for found in client.networks.list(names=[name]) if found.name == name), None)
+
+
+def _status_of(container: Container) -> RuntimeStatus:
+    phase = _PHASES.get(container.status, Phase.DEAD)
+    endpoint = None if phase is Phase.DEAD else _endpoint_of(container)
+    return RuntimeStatus(container.labels[LABEL_LEASE], phase, endpoint)
+
+
+def _endpoint_of(container: Container) -> Endpoint:
+    bindings: Mapping[str, Any] = container.attrs["HostConfig"]["PortBindings"]
+    return Endpoint(port=int(bindings[SSH_PORT][0]["HostPort"]), host_key=container.labels[LABEL_HOST_KEY])
+
+
+def _free_port(address: str) -> int:
+    """A port that nobody listens on just now: one of the engine's choice would change with every restart."""
+    try:
+        with socket.create_server((address, 0)) as server:
+            return int(server.getsockname()[1])
+    except OSError as error:
+        raise RuntimeFailure(f"no free port on the miner's machine: {error.strerror}") from error

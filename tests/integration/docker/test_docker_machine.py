@@ -1,0 +1,332 @@
+"""One machine's life on a real engine."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import secrets
+import select
+import shutil
+import socket
+import subprocess
+import tarfile
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from compute.allocation.docker_runtime import DockerRuntime
+from compute.allocation.keys import SessionKey, new_password
+from compute.allocation.runtime import LeaseKind, LeaseOrder, Phase, RuntimeStatus
+from compute.errors import ConfigError, RuntimeFailure, SshError, SshTimeout, SshUnreachable
+from compute.hardware import DEFAULT_DOCKER_HOST
+
+pytestmark = pytest.mark.docker
+
+
+def container_of(client: Any, order: LeaseOrder) -> Any:
+    (found,) = client.containers.list(all=True, filters={"label": f"compute.lease={order.lease_id}"})
+    return found
+
+
+async def test_start_is_idempotent(runtime: DockerRuntime, order: LeaseOrder, client: Any, login: Any) -> None:
+    endpoint = runtime.start(order)
+    assert endpoint.host_key == SessionKey.from_private_openssh(order.host_key).fingerprint
+    assert runtime.start(order) == endpoint
+    assert list(runtime.list()) == [RuntimeStatus(order.lease_id, Phase.RUNNING, endpoint)]
+    async with login(endpoint) as session:
+        assert (await session.run("id -un")).stdout == b"root\n"
+    labels = container_of(client, order).labels
+    assert (labels["compute.owner"], labels["compute.ends_at"]) == ("5Alice", str(round(order.ends_at)))
+
+
+async def test_no_secret_is_shown_by_the_engine(runtime: DockerRuntime, make_order: Any, client: Any) -> None:
+    order = make_order(password=new_password())
+    runtime.start(order)
+    shown = repr(container_of(client, order).attrs) + container_of(client, order).logs().decode()
+    assert order.password not in shown
+    assert order.host_key.splitlines()[2] not in shown
+
+
+async def test_stop_leaves_nothing(runtime: DockerRuntime, order: LeaseOrder, client: Any, login: Any) -> None:
+    endpoint = runtime.start(order)
+    async with login(endpoint) as session:
+        await session.run("nohup sleep 1000 >/dev/null 2>&1 &")
+        runtime.stop(order.lease_id)
+        with pytest.raises(SshError):
+            await session.run("true", timeout_seconds=10)
+    runtime.stop(order.lease_id)
+    assert runtime.list() == []
+    assert runtime.status(order.lease_id).phase is Phase.ABSENT
+    assert client.containers.list(all=True, filters={"label": f"compute.lease={order.lease_id}"}) == []
+    with pytest.raises(SshUnreachable):
+        async with login(endpoint):
+            pass
+
+
+async def test_pause_freezes_and_unpause_thaws(
+    runtime: DockerRuntime, order: LeaseOrder, session: Any, login: Any
+) -> None:
+    for _ in range(2):
+        runtime.pause(order.lease_id)
+    assert runtime.status(order.lease_id).phase is Phase.PAUSED
+    with pytest.raises(SshTimeout):
+        await session.run("true", timeout_seconds=0.3)
+    for _ in range(2):
+        runtime.unpause(order.lease_id)
+    assert (await session.run("true")).exit_code == 0
+    runtime.pause(order.lease_id)
+    runtime.start(order)
+    assert (await session.run("true")).exit_code == 0
+    runtime.pause(order.lease_id)
+    runtime.stop(order.lease_id)
+    assert runtime.list() == []
+
+
+@pytest.mark.parametrize("before", ["running", "paused", "dead", "absent"])
+async def test_a_restart_keeps_files_port_and_host_key(
+    runtime: DockerRuntime, order: LeaseOrder, client: Any, login: Any, before: str
+) -> None:
+    endpoint = runtime.start(order)
+    async with login(endpoint) as session:
+        assert (await session.run("echo kept >/root/file; echo spoilt >/etc/ssh/compute_host_key")).exit_code == 0
+        if before == "paused":
+            runtime.pause(order.lease_id)
+        elif before == "dead":
+            container_of(client, order).kill()
+        elif before == "absent":
+            runtime.stop(order.lease_id)
+        again = runtime.restart(order)
+        with pytest.raises(SshError):
+            await session.run("true", timeout_seconds=10)
+    assert again == endpoint or before == "absent"
+    assert again.host_key == endpoint.host_key
+    async with login(again) as session:
+        kept = await session.run(["cat", "/root/file"])
+        assert kept.stdout == (b"" if before == "absent" else b"kept\n")
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_after_an_exchange_the_old_key_is_dead(
+    runtime: DockerRuntime, order: LeaseOrder, login: Any, paused: bool
+) -> None:
+    endpoint = runtime.start(order)
+    fresh = SessionKey.generate()
+    async with login(endpoint) as open_session:
+        if paused:
+            runtime.pause(order.lease_id)
+        runtime.set_keys(order.lease_id, ["", fresh.public_line])
+        runtime.unpause(order.lease_id)
+        with pytest.raises(SshUnreachable, match="refused"):
+            async with login(endpoint):
+                pass
+        async with login(endpoint, fresh) as session:
+            listed = await session.run(["stat", "-c", "%U %a", "/root/.ssh", "/root/.ssh/authorized_keys"])
+            assert listed.stdout == b"root 700\nroot 600\n"
+        assert (await open_session.run("true")).exit_code == 0
+    runtime.restart(replace(order, authorized_keys=("", fresh.public_line)))
+    with pytest.raises(SshUnreachable, match="refused"):
+        async with login(endpoint):
+            pass
+
+
+async def test_a_renters_links_lead_nowhere(
+    runtime: DockerRuntime, order: LeaseOrder, login: Any, tmp_path: Path
+) -> None:
+    os.chmod(tmp_path, 0o777)
+    endpoint = runtime.start(order)
+    async with login(endpoint) as session:
+        script = (
+            f"rm -rf /root/.ssh; ln -s {tmp_path} /root/.ssh; rm -rf /etc/ssh; ln -s ../../../../{tmp_path} /etc/ssh"
+        )
+        assert (await session.run(script)).exit_code == 0
+    fresh = SessionKey.generate()
+    runtime.set_keys(order.lease_id, [fresh.public_line])
+    with contextlib.suppress(RuntimeFailure):
+        runtime.restart(replace(order, authorized_keys=(fresh.public_line,)))
+    assert os.listdir(tmp_path) == []
+
+
+async def test_passwords_open_only_what_was_ordered_with_one(
+    runtime: DockerRuntime, make_order: Any, login: Any
+) -> None:
+    password = new_password()
+    order = make_order(kind=LeaseKind.PROBE, password=password)
+    endpoint = runtime.start(order)
+    for credentials in ({"password": password}, {}):
+        async with login(endpoint, **credentials) as session:
+            assert (await session.run("true")).exit_code == 0
+    with pytest.raises(SshUnreachable, match="refused"):
+        async with login(endpoint, password=password + "x"):
+            pass
+    runtime.restart(order)
+    async with login(endpoint, password=password) as session:
+        assert (await session.run("true")).exit_code == 0
+
+
+async def test_an_sshd_that_was_killed_comes_back(
+    runtime: DockerRuntime, order: LeaseOrder, session: Any, login: Any, until: Any
+) -> None:
+    endpoint = runtime.status(order.lease_id).endpoint
+    await session.run("echo kept >/root/file")
+    # The whole container ends with it, this session too.
+    with contextlib.suppress(SshError):
+        await session.run("kill -9 $(cat /run/sshd.pid); sleep 1000", timeout_seconds=10)
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", endpoint.port), 1) as connection:
+            return connection.recv(4) == b"SSH-"
+        return False
+
+    until(answers)
+    async with login(endpoint) as again:
+        assert (await again.run("cat /root/file")).stdout == b"kept\n"
+    assert runtime.start(order) == endpoint
+
+
+def test_another_runtime_finds_it_and_another_miner_does_not(make_runtime: Any, order: LeaseOrder) -> None:
+    miner = secrets.token_hex(8)
+    endpoint = make_runtime(miner).start(order)
+    assert make_runtime(miner).start(order) == endpoint
+    stranger = make_runtime()
+    assert stranger.list() == []
+    stranger.stop(order.lease_id)
+    assert make_runtime(miner).status(order.lease_id).phase is Phase.RUNNING
+    make_runtime(miner).stop(order.lease_id)
+
+
+def test_names_are_for_people_only(make_runtime: Any, make_order: Any, client: Any) -> None:
+    first, second = make_runtime(), make_runtime()
+    orders = [make_order(), make_order(kind=LeaseKind.PROBE), make_order()]
+    for runtime, order in zip((first, first, second), orders, strict=True):
+        runtime.start(order)
+    names = [container_of(client, order).name for order in orders]
+    assert len(set(names)) == 3
+    # Another test on this engine may have had the first two; nobody has the third.
+    assert names[2] not in ("ssh-container", "ssh-test-container")
+    assert {status.lease_id for status in first.list()} == {order.lease_id for order in orders[:2]}
+
+
+def test_a_missing_image(make_runtime: Any, order: LeaseOrder) -> None:
+    runtime = make_runtime(image="compute-no-such-image")
+    with pytest.raises(ConfigError, match=r"docker build -t compute-no-such-image .*build-base.sh"):
+        runtime.check()
+    with pytest.raises(RuntimeFailure, match="image for leases is missing"):
+        runtime.start(order)
+    assert runtime.list() == []
+
+
+def test_an_image_without_sshd(
+    make_runtime: Any, order: LeaseOrder, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("nothing"))
+    name = f"compute-test-empty-{os.getpid()}"
+    client.api.import_image_from_data(buffer.getvalue(), repository=name)
+    try:
+        runtime = make_runtime(image=name)
+        with pytest.raises(RuntimeFailure, match=r"sshd ended|would not start"):
+            runtime.start(order)
+        assert runtime.list() == []
+        assert "/usr/sbin/sshd" in caplog.text
+    finally:
+        client.images.remove(name, force=True)
+
+
+def test_a_taken_port(runtime: DockerRuntime, make_order: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(RuntimeFailure, match=f"port {port} is taken"):
+            runtime.start(make_order(port=port))
+        assert runtime.list() == []
+    held = runtime.start(make_order(port=port))
+    assert held.port == port
+    with pytest.raises(RuntimeFailure, match=f"port {port} is taken"):
+        runtime.start(make_order(port=port))
+    assert len(runtime.list()) == 1
+
+
+def test_gpus_that_the_engine_cannot_give(runtime: DockerRuntime, make_order: Any) -> None:
+    with pytest.raises(RuntimeFailure, match="leased GPUs"):
+        runtime.start(make_order(gpu_uuids=("GPU-00000000-0000-0000-0000-000000000000",)))
+    assert runtime.list() == []
+
+
+@contextlib.contextmanager
+def proxy(path: Path, url: str) -> Iterator[str]:
+    """A way to the engine that can be cut."""
+    stopping = threading.Event()
+
+    def pump(one: socket.socket) -> None:
+        with one, socket.socket(socket.AF_UNIX) as other:
+            other.connect(urlsplit(url).path)
+            pairs = {one: other, other: one}
+            while not stopping.is_set():
+                for ready in select.select(list(pairs), [], [], 0.05)[0]:
+                    data = ready.recv(65536)
+                    if not data:
+                        return
+                    pairs[ready].sendall(data)
+
+    def accept(listener: socket.socket) -> None:
+        threads = []
+        while not stopping.is_set():
+            if select.select([listener], [], [], 0.05)[0]:
+                threads.append(threading.Thread(target=pump, args=(listener.accept()[0],)))
+                threads[-1].start()
+        for thread in threads:
+            thread.join()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        accepting = threading.Thread(target=accept, args=(listener,))
+        accepting.start()
+        try:
+            yield f"unix://{path}"
+        finally:
+            stopping.set()
+            accepting.join()
+            path.unlink()
+
+
+async def test_an_engine_that_goes_and_comes_back(
+    make_runtime: Any, order: LeaseOrder, login: Any, tmp_path: Path
+) -> None:
+    url = os.environ.get("DOCKER_HOST") or DEFAULT_DOCKER_HOST
+    path = tmp_path / "docker.sock"
+    with proxy(path, url) as way:
+        runtime = make_runtime(url=way)
+        endpoint = runtime.start(order)
+    for call in (runtime.list, lambda: runtime.pause(order.lease_id), lambda: runtime.restart(order)):
+        with pytest.raises(RuntimeFailure, match="engine does not answer"):
+            call()
+    # A renter does not notice.
+    async with login(endpoint) as session:
+        assert (await session.run("true")).exit_code == 0
+    with proxy(path, url):
+        assert runtime.status(order.lease_id).endpoint == endpoint
+        runtime.stop(order.lease_id)
+        assert runtime.list() == []
+        runtime.close()
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH's client is not installed")
+def test_openssh_logs_in_with_the_pinned_key(
+    runtime: DockerRuntime, order: LeaseOrder, renter: SessionKey, tmp_path: Path
+) -> None:
+    endpoint = runtime.start(order)
+    key, known = tmp_path / "key", tmp_path / "known_hosts"
+    key.touch(0o600)
+    key.write_text(renter.private_openssh)
+    known.write_text(f"[127.0.0.1]:{endpoint.port} {SessionKey.from_private_openssh(order.host_key).public_line}\n")
+    argv = ["ssh", "-F", "/dev/null", "-p", str(endpoint.port), "-i", str(key), "-l", "root", "-o", "BatchMode=yes"]
+    argv += ["-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={known}", "-o", "IdentitiesOnly=yes"]
+    done = subprocess.run([*argv, "127.0.0.1", "cat; exit 7"], input=b"x", capture_output=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout) == (7, b"x"), done.stderr
