@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from compute.options import kinds, shared
@@ -96,20 +95,9 @@ GROUPS: tuple[Group, ...] = (
 
 
 @dataclass(frozen=True)
-class MinerOptions:
+class MinerOptions(shared.NeuronOptions):
     """Everything that a miner can be told on its command line."""
 
-    netuid: int
-    subtensor: shared.SubtensorOptions
-    wallet: shared.WalletOptions
-    logging: shared.LoggingOptions
-    axon: shared.AxonOptions
-    lists: shared.ListOptions
-    config_file: Path | None
-    database: Path
-    status: bool
-    json: bool
-    auto_update: bool
     ssh_port: int
     ssh_host: str
     runtime: RuntimeKind
@@ -136,8 +124,8 @@ def parse_miner(argv: Sequence[str], environ: Mapping[str, str]) -> MinerOptions
         epilog=EXAMPLES,
     )
     values = read(parser, GROUPS, argv, environ)
-    subtensor = shared.subtensor_options(values, environ)
-    axon = shared.axon_options(values)
+    neuron = shared.neuron_options(parser, values, environ)
+    subtensor, axon = neuron.subtensor, neuron.axon
     runtime = values[RUNTIME]
     if runtime is RuntimeKind.LOCAL and not subtensor.is_local:
         parser.error(
@@ -156,20 +144,8 @@ def parse_miner(argv: Sequence[str], environ: Mapping[str, str]) -> MinerOptions
         ssh_host = axon.external_ip if axon.external_ip and kinds.is_loopback(axon.external_ip) else "127.0.0.1"
     if not kinds.is_loopback(ssh_host):
         parser.error(f"--ssh.host {ssh_host} is not an address of the loopback, such as 127.0.0.2")
-    if values[shared.JSON] and not values[shared.STATUS]:
-        parser.error("--json goes with --status")
     return MinerOptions(
-        netuid=values[shared.NETUID],
-        subtensor=subtensor,
-        wallet=shared.wallet_options(values),
-        logging=shared.logging_options(values),
-        axon=axon,
-        lists=shared.list_options(values),
-        config_file=values[shared.CONFIG_FILE],
-        database=values[shared.DATABASE],
-        status=values[shared.STATUS],
-        json=values[shared.JSON],
-        auto_update=values[shared.AUTO_UPDATE],
+        **vars(neuron),
         ssh_port=values[SSH_PORT],
         ssh_host=ssh_host,
         runtime=runtime,

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from compute import FINNEY_NETUID
 from compute.options import kinds
-from compute.options.option import Group, Option, Values
+from compute.options.option import Group, Option, OptionParser, Values
 
 _ENDPOINTS = {
     "finney": "wss://entrypoint-finney.opentensor.ai:443",
@@ -283,6 +283,42 @@ class ListOptions:
     blacklist_coldkeys: tuple[str, ...] = ()
     whitelist_hotkeys: tuple[str, ...] = ()
     whitelist_coldkeys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NeuronOptions:
+    """What both neurons can be told."""
+
+    netuid: int
+    subtensor: SubtensorOptions
+    wallet: WalletOptions
+    logging: LoggingOptions
+    axon: AxonOptions
+    lists: ListOptions
+    config_file: Path | None
+    database: Path
+    status: bool
+    json: bool
+    auto_update: bool
+
+
+def neuron_options(parser: OptionParser, values: Values, environ: Mapping[str, str]) -> NeuronOptions:
+    """What both neurons were told. Ends the program through ``parser`` where it makes no sense together."""
+    if values[JSON] and not values[STATUS]:
+        parser.error("--json goes with --status")
+    return NeuronOptions(
+        netuid=values[NETUID],
+        subtensor=subtensor_options(values, environ),
+        wallet=wallet_options(values),
+        logging=logging_options(values),
+        axon=axon_options(values),
+        lists=list_options(values),
+        config_file=values[CONFIG_FILE],
+        database=values[DATABASE],
+        status=values[STATUS],
+        json=values[JSON],
+        auto_update=values[AUTO_UPDATE],
+    )
 
 
 def subtensor_options(values: Values, environ: Mapping[str, str]) -> SubtensorOptions:

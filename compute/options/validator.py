@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from compute.options import kinds, shared
 from compute.options.option import Group, Option, OptionParser, read
@@ -86,20 +85,9 @@ GROUPS: tuple[Group, ...] = (
 
 
 @dataclass(frozen=True)
-class ValidatorOptions:
+class ValidatorOptions(shared.NeuronOptions):
     """Everything that a validator can be told on its command line. Intervals are in blocks."""
 
-    netuid: int
-    subtensor: shared.SubtensorOptions
-    wallet: shared.WalletOptions
-    logging: shared.LoggingOptions
-    axon: shared.AxonOptions
-    lists: shared.ListOptions
-    config_file: Path | None
-    database: Path
-    status: bool
-    json: bool
-    auto_update: bool
     whitelist_unrecognized: bool
     perform_hardware_query: bool
     specs_batch_size: int
@@ -123,20 +111,8 @@ def parse_validator(argv: Sequence[str], environ: Mapping[str, str]) -> Validato
         epilog=EXAMPLES,
     )
     values = read(parser, GROUPS, argv, environ)
-    if values[shared.JSON] and not values[shared.STATUS]:
-        parser.error("--json goes with --status")
     return ValidatorOptions(
-        netuid=values[shared.NETUID],
-        subtensor=shared.subtensor_options(values, environ),
-        wallet=shared.wallet_options(values),
-        logging=shared.logging_options(values),
-        axon=shared.axon_options(values),
-        lists=shared.list_options(values),
-        config_file=values[shared.CONFIG_FILE],
-        database=values[shared.DATABASE],
-        status=values[shared.STATUS],
-        json=values[shared.JSON],
-        auto_update=values[shared.AUTO_UPDATE],
+        **vars(shared.neuron_options(parser, values, environ)),
         whitelist_unrecognized=values[WHITELIST_UNRECOGNIZED],
         perform_hardware_query=values[HARDWARE_QUERY],
         specs_batch_size=values[SPECS_BATCH],
