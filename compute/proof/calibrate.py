@@ -35,6 +35,8 @@ CPU_SETTINGS = ProofSettings(
 """The small statement of the CPU device. ``rows`` is what a calibration starts from; 8192 rows are 17 MB of C."""
 
 _HELLO_SECONDS = 90.0
+_DISTURBED = (ProofReason.NOT_RESIDENT, ProofReason.TIMEOUT)
+"""What a busy computer can make of an honest proof."""
 _MOST_ROWS = 40960
 _ROW_STEP = 1024
 _ANY_RATE = 1e-6
@@ -102,19 +104,24 @@ async def calibrate(
 ) -> GpuModel:
     """Measure ``devices`` devices of this machine at once: per run the slowest device, over the runs the median.
 
-    ``vram_gb`` decides how much memory is filled, where ``settings`` do not. ``on_run`` is called after each run.
+    ``vram_gb`` decides how much memory is filled, where ``settings`` do not. ``on_run`` is called after each run. A
+    run that other programs disturbed is repeated, at most ``runs`` times in all.
 
     Raises:
-        ProofError: a run did not end well; its reason says why.
+        ProofError: too many runs did not end well; the last one's reason says why.
     """
     model = GpuModel(name, tflops16=_ANY_RATE, vram_gb=vram_gb, bandwidth_gbs=None)
-    verdicts = []
-    for _ in range(runs):
+    verdicts: list[MachineVerdict] = []
+    repeats = runs
+    while len(verdicts) < runs:
         verdict = await prove_here(Claim(name, devices), model, settings, argv=bootstrap_argv(python))
-        if not verdict.ok:
+        if verdict.ok:
+            verdicts.append(verdict)
+            on_run()
+        elif repeats == 0 or verdict.reason not in _DISTURBED:
             raise ProofError(verdict.reason, f"this machine's own proof failed: {verdict.reason} {verdict.detail}")
-        verdicts.append(verdict)
-        on_run()
+        else:
+            repeats -= 1
     return GpuModel(
         name=name,
         tflops16=_round(statistics.median(min(d.tflops16 or 0.0 for d in verdict.devices) for verdict in verdicts)),

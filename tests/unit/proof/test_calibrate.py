@@ -43,7 +43,8 @@ def test_settings_that_are_defaults_are_left_out() -> None:
 
 
 async def test_a_calibration_measures_the_real_worker() -> None:
-    settings = ProofSettings(device="cpu", rows=1024, k=128, columns=64, tile_rows=512, min_passes=3, max_passes=3)
+    # A pass is a few hundredths of computing, so that a busy computer does not make it a half.
+    settings = ProofSettings(device="cpu", rows=2048, k=4096, columns=256, tile_rows=512, min_passes=3, max_passes=3)
     runs: list[int] = []
     model = await calibrate(
         settings=settings, name=CPU_MODEL, vram_gb=0.5, devices=2, runs=1, on_run=lambda: runs.append(1)

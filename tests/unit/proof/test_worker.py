@@ -29,7 +29,7 @@ from compute.reasons import ProofReason
 SOURCE = Path(worker.__file__).read_text(encoding="utf-8")
 MODEL = GpuModel("CPU core", tflops16=1e-6, vram_gb=1.0, bandwidth_gbs=None)
 # Three tiles, the last one short; three blocks, the last one short.
-SETTINGS = ProofSettings(device="cpu", rows=2500, k=256, columns=128, tile_rows=1024, min_passes=5, max_passes=5)
+SETTINGS = ProofSettings(device="cpu", rows=2500, k=4096, columns=256, tile_rows=1024, min_passes=5, max_passes=5)
 DIMS = Dims(rows=64, k=32, columns=32, passes=3, tile_rows=64)
 
 
@@ -42,7 +42,7 @@ async def test_an_honest_machine_proves_both_its_devices(prove: Any) -> None:
         assert device.compute_seconds is not None
         assert 0 < device.tflops16 < 100
         assert 0 < device.compute_seconds < 20
-        assert device.vram_bytes == 2 * 2500 * 128
+        assert device.vram_bytes == 2 * 2500 * 256
 
 
 @pytest.mark.gpu
