@@ -5,13 +5,14 @@
 #
 # For machines that reach no registry, and for tests: proofs run in it on the processor. A machine with GPUs wants the
 # Dockerfile beside this script, whose base has torch for CUDA. Takes about two minutes and 1.5 GB. PYTHON (python3)
-# is one with pip, whose configuration says where packages come from; MIRROR is Debian's, TORCH_INDEX that of torch.
+# is one with pip, whose configuration says where packages come from. MIRROR is another of Debian's than debootstrap's
+# own; TORCH_INDEX is an index that has torch's build for processors, where pip's configuration knows none.
 set -euo pipefail
 
 name=${1:-compute-machine:latest}
 python=${PYTHON:-python3}
-mirror=${MIRROR:-http://deb.debian.org/debian}
-torch_index=${TORCH_INDEX-https://download.pytorch.org/whl/cpu}
+mirror=${MIRROR:-}
+torch_index=${TORCH_INDEX:-}
 release=bookworm
 packages=openssh-server,python3,ca-certificates,curl,iproute2,less,procps
 
@@ -28,8 +29,8 @@ docker version >/dev/null || die "no Docker engine answers: see docs/miner.md"
 root=$(mktemp -d)
 trap 'rm -rf --one-file-system "$root"' EXIT
 
-echo "Debian $release from $mirror …" >&2
-debootstrap --variant=minbase --include="$packages" "$release" "$root" "$mirror" >&2
+echo "Debian $release …" >&2
+debootstrap --variant=minbase --include="$packages" "$release" "$root" ${mirror:+"$mirror"} >&2
 
 echo "torch …" >&2
 version=$(chroot "$root" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
