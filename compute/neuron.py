@@ -58,7 +58,9 @@ def leave(code: int) -> NoReturn:
     Everything that has to be closed has been closed by then.
     """
     logging.shutdown()
-    sys.stdout.flush()
+    # Whoever reads us through a pipe may have read enough.
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 

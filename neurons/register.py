@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from compute.neuron import load_environment
+from compute.neuron import leave, load_environment
 from compute.renter import cli
 
 
@@ -19,18 +17,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run() -> NoReturn:
-    """The program: ``main``, then an end that nothing can hold up.
-
-    A thread of the SDK may hang in a chain connection for ever, and Python would wait for it; all of ours is closed.
-    """
+    """The program: ``main``, then an end that nothing can hold up."""
     try:
         code = main(sys.argv[1:])
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    leave(code)
 
 
 if __name__ == "__main__":
