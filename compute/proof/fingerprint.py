@@ -36,11 +36,11 @@ the claim is the claim's, however near another model is; models closer than this
 
 
 def nearest_model(measured: DeviceMeasurement, models: Mapping[str, GpuModel], settings: ProofSettings) -> str | None:
-    """The model whose rates and memory ``measured`` is nearest to, by the mean of the logarithms of their ratios.
+    """The model whose rate and memory ``measured`` is nearest to, by the mean of the logarithms of their ratios.
 
     A ratio and not a difference: half of a rate and twice of it are equally far, so that something a thousand times
     slower than every card is nearest to the slowest. The memory of a model is what a claim of it would have had to
-    hold. Rates not measured or not in the table do not count; with neither there is no nearest.
+    hold. The bandwidth does not count: the table's is the least that a model must reach, not what it looks like.
     """
     if measured.tflops16 is None or not models:
         return None
@@ -71,16 +71,13 @@ def judge_device(
 def worth(device: DeviceMeasurement, claimed: GpuModel, models: Mapping[str, GpuModel], pairs: TolerancePairs) -> str:
     """The model that a device which proved itself is worth.
 
-    The claim, if every rate is within the spread of honest runs of it, or if nothing separates it from what the device
+    The claim, if the rate is within the spread of honest runs of it, or if nothing separates it from what the device
     looks like; else the lesser of the claim and what it looks like.
     """
     nearest = device.nearest
     if nearest is None or (claimed.name, nearest) in pairs or (nearest, claimed.name) in pairs:
         return claimed.name
-    rates = [(device.tflops16, claimed.tflops16), (device.bandwidth_gbs, claimed.bandwidth_gbs)]
-    if all(
-        found >= (1 - _SPREAD) * expected for found, expected in rates if found is not None and expected is not None
-    ):
+    if device.tflops16 is not None and device.tflops16 >= (1 - _SPREAD) * claimed.tflops16:
         return claimed.name
     return min(claimed.name, nearest, key=lambda name: (models[name].score, models[name].tflops16))
 
@@ -119,7 +116,7 @@ def shared_devices(proven: Sequence[tuple[str, Sequence[str]]]) -> dict[str, str
 
 
 def _deviation(measured: DeviceMeasurement, model: GpuModel, settings: ProofSettings) -> float:
-    pairs = [(measured.tflops16, model.tflops16), (measured.bandwidth_gbs, model.bandwidth_gbs)]
+    pairs = [(measured.tflops16, model.tflops16)]
     pairs.append((float(measured.vram_bytes), float(dims_for(model, settings).resident_bytes)))
     ratios = [abs(math.log(found / expected)) for found, expected in pairs if found and expected]
     return sum(ratios) / len(ratios)

@@ -23,7 +23,8 @@ class GpuModel:
     """One model of the table, in numbers as this proof measures them on a healthy card.
 
     ``tflops16`` is in 10^12 operations per second, ``vram_gb`` in 10^9 bytes as the driver reports the card's total,
-    ``bandwidth_gbs`` in 10^9 bytes per second of one rehash pass (``None``: not measured yet, not judged).
+    ``bandwidth_gbs`` in 10^9 bytes per second of one rehash pass: what a healthy card reaches at least (``None``: not
+    known, not judged).
     ``tflops32`` is shown to people and never judged. ``score`` is what the model is paid for, 0 for nothing: a device
     that looks like another model than its claim is worth the lesser of the two.
     """
@@ -55,7 +56,7 @@ class ProofSettings:
     max_k: int = 32768
     rows: int | None = None
     k: int | None = None
-    compute_seconds: float = 4.0
+    compute_seconds: float = 8.0
     rehash_seconds: float = 2.0
     opened_rows: int = 24
     opened_passes: int = 3

@@ -49,8 +49,8 @@ class Dims:
 def dims_for(model: GpuModel, settings: ProofSettings) -> Dims:
     """The statement for a claim of ``model``.
 
-    K is the smallest multiple of 1024 with which computing takes ``compute_seconds`` at the model's rate; M fills the
-    model's memory less B, one tile's buffers and ``reserved_gb``.
+    K is the smallest multiple of 1024 with which computing takes ``compute_seconds`` at the model's rate, or ``max_k``;
+    M fills the model's memory less B, one tile's buffers and ``reserved_gb``.
 
     Raises:
         ConfigError: the model's memory has no room for a single block of rows.
