@@ -1,0 +1,93 @@
+"""Brings notices to the operator's URLs. Certificates are verified, redirects are not followed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from compute.clock import Clock
+from compute.notices.notice import Channel
+from compute.notices.outbox import Outbox, Waiting
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 10.0
+_WORDS_OF_ANSWER = 200
+
+
+class Delivery:
+    """Empties the outbox, as far as the receivers let it. ``duty.repeat`` calls ``deliver_due``."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        urls: Mapping[Channel, str],
+        clock: Clock,
+        *,
+        trust: ssl.SSLContext | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
+        """``trust``: whose certificates count; by default the system's authorities."""
+        self._outbox = outbox
+        self._urls = dict(urls)
+        self._clock = clock
+        self._trust = trust or ssl.create_default_context()
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+
+    async def deliver_due(self) -> None:
+        """Try every notice that is due, once.
+
+        A receiver that cannot be reached is left alone for the rest of the round; one that answers with an error has
+        answered for that notice only.
+
+        Raises:
+            StoreError: the outbox cannot be read or written.
+        """
+        now = self._clock.now()
+        if dropped := self._outbox.drop_old(now):
+            logger.error("notices were never taken and are dropped", extra={"notices": dropped})
+        waiting = self._outbox.due(now, self._urls.keys())
+        if not waiting:
+            return
+        away: set[Channel] = set()
+        # A session a round: rounds with something to say are rare, and no connection is kept for them.
+        async with aiohttp.ClientSession(timeout=self._timeout) as session:
+            for item in waiting:
+                channel = item.notice.kind.channel
+                if channel not in away and not await self._deliver(session, item):
+                    away.add(channel)
+
+    async def _deliver(self, session: aiohttp.ClientSession, item: Waiting) -> bool:
+        """One try; returns whether the receiver was there."""
+        notice, url = item.notice, self._urls[item.notice.kind.channel]
+        # The path of such a URL is often the secret that lets one post there.
+        details: dict[str, object] = {
+            "notice": notice.kind.value,
+            "hotkey": notice.hotkey,
+            "to": urlsplit(url).hostname,
+        }
+        try:
+            async with session.post(
+                url,
+                data=notice.body(self._clock.now()),
+                headers={"Content-Type": "application/json"},
+                allow_redirects=False,
+                ssl=self._trust,
+            ) as answer:
+                if answer.status // 100 == 2:
+                    self._outbox.delivered(notice.notice_id)
+                    logger.info("notice delivered", extra={**details, "tries": item.tries + 1})
+                    return True
+                words = (await answer.content.read(_WORDS_OF_ANSWER)).decode(errors="replace")
+                problem, is_there = f"status {answer.status}: {words}", True
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            problem, is_there = type(error).__name__, False
+        pause = self._outbox.failed(item, self._clock.now())
+        extra = {**details, "problem": problem, "tries": item.tries + 1, "next_try_seconds": pause}
+        logger.warning("notice not delivered", extra=extra)
+        return is_there

@@ -1,0 +1,121 @@
+"""Notices that have not arrived yet, in SQLite: they survive a restart, and a receiver that is away for days.
+
+So does what is known of the rentals: one that ends while nobody watches is told when somebody does again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from compute.notices.notice import Channel, Notice, NoticeKind
+from compute.notices.rentals import Known, Seen, changes
+from compute.store import Database
+
+FIRST_PAUSE_SECONDS = 10.0
+LONGEST_PAUSE_SECONDS = 3600.0
+KEPT_SECONDS = 3 * 86_400.0
+KEPT_NOTICES = 1000
+
+_SCHEMA = (
+    """
+    CREATE TABLE notice (
+        id INTEGER PRIMARY KEY, notice_id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, channel TEXT NOT NULL,
+        hotkey TEXT NOT NULL, at REAL NOT NULL, rental TEXT NOT NULL, details TEXT NOT NULL,
+        tries INTEGER NOT NULL DEFAULT 0, next_at REAL NOT NULL
+    );
+    CREATE TABLE notice_rental (
+        rental TEXT PRIMARY KEY, hotkey TEXT NOT NULL, misses INTEGER NOT NULL, told_offline INTEGER NOT NULL
+    )
+    """,
+)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A notice in the outbox, tried ``tries`` times without success."""
+
+    notice: Notice
+    tries: int
+
+
+def pause_seconds(tries: int) -> float:
+    """How long to wait after the ``tries``-th failure: twice as long each time, up to an hour."""
+    return float(min(FIRST_PAUSE_SECONDS * 2 ** min(tries - 1, 20), LONGEST_PAUSE_SECONDS))
+
+
+class Outbox:
+    """The queue. Every method may raise StoreError; every write is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        database.migrate("notices", _SCHEMA)
+        self._database = database
+
+    def observe(self, seen: Sequence[Seen], now: float, channels: Collection[Channel]) -> list[Notice]:
+        """Take note of all rentals as they are at ``now``; returns what is new.
+
+        New notices are kept until they are delivered, as far as their channel is one of ``channels``.
+        """
+        rows = self._database.query("SELECT * FROM notice_rental")
+        known = {row["rental"]: Known(row["hotkey"], row["misses"], bool(row["told_offline"])) for row in rows}
+        following, notices = changes(known, seen, now)
+        if following == known:
+            return []
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM notice_rental")
+            connection.executemany(
+                "INSERT INTO notice_rental VALUES (?, ?, ?, ?)",
+                [(rental, item.hotkey, item.misses, item.told_offline) for rental, item in following.items()],
+            )
+            connection.executemany(
+                "INSERT INTO notice (notice_id, kind, channel, hotkey, at, rental, details, next_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (n.notice_id, n.kind.value, n.kind.channel.value, n.hotkey, n.at, n.rental, n.details, n.at)
+                    for n in notices
+                    if n.kind.channel in channels
+                ],
+            )
+        return notices
+
+    def due(self, now: float, channels: Collection[Channel], limit: int = 100) -> list[Waiting]:
+        """What is to be tried at ``now``, oldest first."""
+        marks = ", ".join("?" * len(channels))
+        rows = self._database.query(
+            f"SELECT * FROM notice WHERE next_at <= ? AND channel IN ({marks}) ORDER BY id LIMIT ?",
+            (now, *(channel.value for channel in channels), limit),
+        )
+        return [
+            Waiting(
+                Notice(
+                    row["notice_id"], NoticeKind(row["kind"]), row["hotkey"], row["at"], row["rental"], row["details"]
+                ),
+                row["tries"],
+            )
+            for row in rows
+        ]
+
+    def delivered(self, notice_id: str) -> None:
+        """Forget a notice that has arrived."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM notice WHERE notice_id = ?", (notice_id,))
+
+    def failed(self, waiting: Waiting, now: float) -> float:
+        """Count a failure; returns the seconds until the next try."""
+        tries = waiting.tries + 1
+        pause = pause_seconds(tries)
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE notice SET tries = ?, next_at = ? WHERE notice_id = ?",
+                (tries, now + pause, waiting.notice.notice_id),
+            )
+        return pause
+
+    def drop_old(self, now: float) -> int:
+        """Drop what is ``KEPT_SECONDS`` old, and the oldest beyond ``KEPT_NOTICES``; returns how many."""
+        with self._database.transaction() as connection:
+            old = connection.execute("DELETE FROM notice WHERE at < ?", (now - KEPT_SECONDS,)).rowcount
+            many = connection.execute(
+                "DELETE FROM notice WHERE id NOT IN (SELECT id FROM notice ORDER BY id DESC LIMIT ?)", (KEPT_NOTICES,)
+            ).rowcount
+        return int(old + many)
