@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
 
 from compute.clock import Clock
 from compute.errors import ComputeError
@@ -34,3 +36,15 @@ async def repeat(name: str, work: Callable[[], Awaitable[object]], *, clock: Clo
         else:
             backoff = pause_seconds
         await clock.sleep(backoff)
+
+
+@contextlib.asynccontextmanager
+async def beside(*duties: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run ``duties`` as tasks while the block runs; they are cancelled, and have ended, when it is left."""
+    tasks = [asyncio.create_task(duty) for duty in duties]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -17,6 +17,11 @@ logger = logging.getLogger(__name__)
 _BUSY_TIMEOUT_SECONDS = 10.0
 
 
+def data_folder(database: Path) -> Path:
+    """Where a neuron keeps what is no row of its database: beside it, so that two neurons never share it."""
+    return database.absolute().with_suffix(".data")
+
+
 class Database:
     """One SQLite file, shared by the components of a neuron.
 

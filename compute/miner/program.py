@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from compute import __version__
 from compute.access import AccessPolicy
@@ -18,11 +19,12 @@ from compute.allocation.keys import SecretBox
 from compute.allocation.leases import LeaseStore
 from compute.allocation.local import LocalRuntime
 from compute.allocation.manager import LeaseManager
-from compute.allocation.runtime import Runtime
+from compute.allocation.runtime import LeaseKind, Runtime
 from compute.allocation.service import AllocateService
 from compute.chain import SubtensorChain
 from compute.clock import SystemClock
 from compute.console import Output
+from compute.duty import beside
 from compute.errors import ComputeError
 from compute.hardware import DEFAULT_DOCKER_HOST, CpuDevices, Hardware, SystemHardware
 from compute.miner.gate import MinerGate
@@ -30,8 +32,9 @@ from compute.miner.service import MinerService
 from compute.neuron import EXIT_CONFIG, EXIT_OK, load_wallet, run_neuron
 from compute.options import MinerOptions, RuntimeKind
 from compute.signing import SignerMemory
-from compute.store import Database
-from compute.telemetry import logs
+from compute.store import Database, data_folder
+from compute.telemetry import logs, wandb_run
+from compute.telemetry.content import miner_content
 from compute.transport.server import AxonServer
 
 logger = logging.getLogger(__name__)
@@ -74,6 +77,12 @@ async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime) -> 
         ssh_port=options.ssh_port,
     )
     gate = MinerGate(AccessPolicy.from_options(options), clock)
+
+    async def content() -> dict[str, Any]:
+        machine, lease = await asyncio.to_thread(hardware.specs), await manager.current()
+        allocated = lease is not None and lease.kind is LeaseKind.CUSTOMER
+        return miner_content(own_hotkey, options, machine, allocated=allocated)
+
     try:
         server = AxonServer(
             wallet,
@@ -85,7 +94,7 @@ async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime) -> 
             max_workers=options.axon.max_workers,
         )
         await manager.start()
-        await MinerService(
+        service = MinerService(
             hotkey=wallet.hotkey,
             own_hotkey=own_hotkey,
             chain=chain,
@@ -97,7 +106,13 @@ async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime) -> 
             clock=clock,
             require_signed=options.require_signed,
             poll_seconds=_LOCAL_POLL_SECONDS if options.subtensor.is_local else _POLL_SECONDS,
-        ).run()
+        )
+        duties = []
+        if wandb_run.is_on(os.environ):
+            run = wandb_run.WandbRun("miner", own_hotkey, wallet.hotkey, data_folder(options.database))
+            duties.append(wandb_run.publishing(run, content, clock))
+        async with beside(*duties):
+            await service.run()
     finally:
         await manager.close()
         await chain.close()
@@ -136,18 +151,15 @@ def local_runtime(options: MinerOptions, kind: type[LocalRuntime] = LocalRuntime
         ConfigError: the chain is not on this machine.
     """
     return kind(
-        data_folder(options) / "leases", chain_endpoint=options.subtensor.endpoint, bind_address=options.ssh_host
+        data_folder(options.database) / "leases",
+        chain_endpoint=options.subtensor.endpoint,
+        bind_address=options.ssh_host,
     )
-
-
-def data_folder(options: MinerOptions) -> Path:
-    """Where the miner keeps what is no row of its database: beside it, so that two miners never share it."""
-    return options.database.absolute().with_suffix(".data")
 
 
 def key_file_of(options: MinerOptions) -> Path:
     """The key (mode 0600) under which the database keeps connection data."""
-    folder = data_folder(options)
+    folder = data_folder(options.database)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder / "lease.key"
 

@@ -82,7 +82,7 @@ class Outbox:
         """What is to be tried at ``now``, oldest first."""
         marks = ", ".join("?" * len(channels))
         rows = self._database.query(
-            f"SELECT * FROM notice WHERE next_at <= ? AND channel IN ({marks}) ORDER BY id LIMIT ?",
+            f"SELECT * FROM notice WHERE next_at <= ? AND channel IN ({marks}) ORDER BY id LIMIT ?",  # noqa: S608
             (now, *(channel.value for channel in channels), limit),
         )
         return [

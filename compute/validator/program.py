@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from compute import __version__, __version_as_int__
 from compute.access import AccessLists
@@ -13,15 +16,21 @@ from compute.chain import SubtensorChain
 from compute.clock import SystemClock
 from compute.config import load_config
 from compute.console import Column, Output
+from compute.duty import beside, repeat
 from compute.errors import ComputeError, ExtrinsicRefused
 from compute.keypairs import verify_signature
 from compute.neuron import EXIT_CONFIG, EXIT_OK, load_wallet, run_neuron
+from compute.notices.delivery import Delivery
+from compute.notices.notice import urls_from
+from compute.notices.outbox import Outbox
+from compute.notices.rentals import Seen
 from compute.options import ValidatorOptions
-from compute.renter.evidence import RentalEvidence
+from compute.renter.evidence import Rental, RentalEvidence
 from compute.renter.remote import SshRemote
 from compute.signing import SignerMemory
-from compute.store import Database
-from compute.telemetry import logs
+from compute.store import Database, data_folder
+from compute.telemetry import logs, wandb_run
+from compute.telemetry.content import validator_content
 from compute.transport.caller import DendriteCaller
 from compute.validator.facts import FactStore
 from compute.validator.service import Leases, ValidatorService, ValidatorSettings
@@ -32,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 6.0
 _LOCAL_POLL_SECONDS = 0.5
+_DELIVERY_SECONDS = 5.0
 NOWHERE = "192.0.2.1"
 
 COLUMNS = (
@@ -53,11 +63,24 @@ def run(options: ValidatorOptions) -> int:
     async def main() -> None:
         logs.configure(options.logging, program="validator")
         config = load_config(options.config_file)
+        urls = urls_from(os.environ)
         wallet = load_wallet(options.wallet)
         own_hotkey = str(wallet.hotkey.ss58_address)
         database = Database(options.database)
         evidence = RentalEvidence(database)
         clock = SystemClock()
+        outbox = Outbox(database)
+        facts = FactStore(database)
+
+        def watched(rentals: Sequence[Rental], alive: Collection[Rental]) -> None:
+            # The host key was made for this lease alone, and so names it.
+            seen = [Seen(rental.host_key, rental.hotkey, rental in alive) for rental in rentals]
+            for notice in outbox.observe(seen, clock.now(), urls):
+                logger.info("notice", extra={"hotkey": notice.hotkey, "status": notice.kind.value})
+
+        async def content() -> dict[str, Any]:
+            return validator_content(own_hotkey, options, miner_rows(facts), evidence.penalized())
+
         chain = SubtensorChain(options.subtensor.endpoint, options.netuid, wallet)
         caller = DendriteCaller(wallet.hotkey, external_ip=options.axon.external_ip)
         details = {"version": __version__, "hotkey": own_hotkey, "netuid": options.netuid}
@@ -71,17 +94,29 @@ def run(options: ValidatorOptions) -> int:
             client=AllocationClient(
                 caller, clock, signatures=SignedAnswers(verify_signature, SignerMemory(database), clock)
             ),
-            facts=FactStore(database),
+            facts=facts,
             leases=Leases(
-                rentals=lambda: evidence.rentals(clock.now()), penalized=evidence.penalized, host_keys=SshRemote()
+                rentals=lambda: evidence.rentals(clock.now()),
+                penalized=evidence.penalized,
+                host_keys=SshRemote(),
+                watched=watched,
             ),
             config=config,
             settings=settings_of(options),
             clock=clock,
         )
+        duties = []
+        if urls:
+            delivery = Delivery(outbox, urls, clock)
+            duties.append(repeat("notices", delivery.deliver_due, clock=clock, pause_seconds=_DELIVERY_SECONDS))
+        if wandb_run.is_on(os.environ):
+            folder = data_folder(options.database)
+            run = wandb_run.WandbRun("validator", own_hotkey, wallet.hotkey, folder)
+            duties.append(wandb_run.publishing(run, content, clock))
         try:
-            await _announce_version(chain, options)
-            await service.run()
+            async with beside(*duties):
+                await _announce_version(chain, options)
+                await service.run()
         finally:
             await caller.close()
             await chain.close()

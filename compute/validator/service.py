@@ -27,7 +27,7 @@ from compute.validator.scores import Known, score_all
 from compute.validator.setting import Outcome, WeightSetter
 from compute.validator.specs_query import query_specs
 from compute.validator.standing import QueryPolicy, claim_of, is_due, unqueried
-from compute.validator.watching import HostKeys, alive
+from compute.validator.watching import HostKeys, Watched, alive
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +52,15 @@ class ValidatorSettings:
 
 @dataclass(frozen=True)
 class Leases:
-    """Evidence from this validator's own renting, read anew at every use, and how to check that a rental lives."""
+    """Evidence from this validator's own renting, read anew at every use, and how to check that a rental lives.
+
+    ``watched`` is told after every look; what it raises is an error of that duty.
+    """
 
     rentals: Callable[[], Sequence[Rental]]
     penalized: Callable[[], Collection[str]]
     host_keys: HostKeys
+    watched: Watched = lambda rentals, alive: None
 
 
 class ValidatorService:
@@ -190,11 +194,14 @@ class ValidatorService:
 
     async def watch(self) -> None:
         """See which of our rentals are alive: those are not proven, keep their last verdict, and score double."""
-        now_alive = await alive(self._leases.rentals(), self._leases.host_keys)
+        rentals = self._leases.rentals()
+        still_alive = await alive(rentals, self._leases.host_keys)
+        now_alive = {rental.hotkey for rental in still_alive}
         for hotkey in self._leased ^ now_alive:
             event = "rented machine is alive" if hotkey in now_alive else "rented machine is gone, or given back"
             logger.info(event, extra={"uid": self._uid(hotkey)})
         self._leased = now_alive
+        self._leases.watched(rentals, still_alive)
 
     # --- proof --------------------------------------------------------------------------------------------------
 

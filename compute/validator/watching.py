@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from compute.allocation.keys import fingerprint
@@ -20,8 +20,12 @@ class HostKeys(Protocol):
         """``TYPE BASE64`` of the key that answers there. Logs nobody in. Raises SshError: none does, in time."""
 
 
-async def alive(rentals: Sequence[Rental], host_keys: HostKeys) -> set[str]:
-    """The hotkeys whose rented machine answers with its pinned host key; a paused one is taken as alive.
+Watched = Callable[[Sequence[Rental], Collection[Rental]], object]
+"""Takes the rentals that were looked at, and those of them that are alive."""
+
+
+async def alive(rentals: Sequence[Rental], host_keys: HostKeys) -> set[Rental]:
+    """The rentals whose machine answers with its pinned host key; a paused one is taken as alive.
 
     This is the evidence for a lease that only its renter can have: the key was made for this lease, and its
     fingerprint came encrypted to the renter.
@@ -37,4 +41,4 @@ async def alive(rentals: Sequence[Rental], host_keys: HostKeys) -> set[str]:
         return fingerprint(line) == rental.host_key
 
     answers = await asyncio.gather(*map(is_alive, rentals))
-    return {rental.hotkey for rental, answer in zip(rentals, answers, strict=True) if answer}
+    return {rental for rental, answer in zip(rentals, answers, strict=True) if answer}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,6 +24,31 @@ PAGE = (ROOT / "docs" / "localnet.md").read_text(encoding="utf-8")
 _SECONDS = 90
 
 
+class Receiver:
+    """Takes the notices of a validator, on the loopback."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, str]] = []
+        bodies = self.bodies
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/a-secret-path"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
 class Reader:
     """Somebody who types what the page says, in an empty directory and with an empty home."""
 
@@ -29,6 +56,8 @@ class Reader:
         self._folder = folder
         self._stack = stack
         self.endpoint = ""
+        self.receiver = Receiver()
+        stack.callback(self.receiver.close)
 
     def argv(self, line: str) -> list[str]:
         words = shlex.split(line.replace("neurons/", f"{ROOT}/neurons/"))
@@ -47,7 +76,21 @@ class Reader:
 
     def environment(self) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("BT_")}
-        return {**inherited, "HOME": str(self._folder), "PYTHONPATH": str(ROOT)}
+        return {
+            **inherited,
+            "HOME": str(self._folder),
+            "PYTHONPATH": str(ROOT),
+            "WANDB_MODE": "offline",
+            "DEALLOCATION_NOTIFY_URL": self.receiver.url,
+            "STATUS_NOTIFY_URL": self.receiver.url,
+        }
+
+    def log(self, name: str) -> str:
+        return (self._folder / f"{name}.log").read_text(encoding="utf-8")
+
+    def kept_runs(self, name: str) -> list[Path]:
+        """What the neuron ``name`` has kept for Weights & Biases."""
+        return list(self._folder.glob(f"local-{name}.data/wandb/offline-run-*/*.wandb"))
 
     def start(self, line: str, name: str) -> subprocess.Popen[str]:
         log = self._stack.enter_context((self._folder / f"{name}.log").open("w", encoding="utf-8"))
@@ -88,7 +131,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 def test_the_page_leads_to_a_paid_miner(reader: Reader) -> None:
     blocks = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
     lines = [line for block in blocks for line in block.strip().splitlines()]
-    node, register_miner, register_validator, config, miner, validator = lines
+    node, register_miner, register_validator, config, miner, validator, allocate, execute, deallocate = lines
     status, offers = re.findall(r"`(python neurons/[^`]*)`", PAGE)
 
     chain = reader.start(node, "node")
@@ -107,3 +150,19 @@ def test_the_page_leads_to_a_paid_miner(reader: Reader) -> None:
         rows = json.loads(reader.run(f"{status} --json"))
     assert "Localnet CPU core" in reader.run(status)
     assert "Localnet CPU core" in reader.run(offers)
+
+    reader.run(allocate)
+    assert reader.run(execute).strip()
+    until(lambda: "rented machine is alive" in reader.log("validator"), "the validator sees the rental")
+    reader.run(deallocate)
+    until(lambda: bool(reader.receiver.bodies), "the end of the rental is told")
+    assert [body["status"] for body in reader.receiver.bodies] == ["DEALLOCATION"]
+    assert "a-secret-path" not in reader.log("validator")
+    assert len(reader.kept_runs("miner")) == len(reader.kept_runs("validator")) == 1
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.1)

@@ -183,6 +183,23 @@ def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
             assert anchor in slugs, f"{page.name} links to #{anchor} of {there.name}"
 
 
+def variables_of_the_code() -> set[str]:
+    """The variables that the code reads by name, besides those of options."""
+    found: set[str] = set()
+    for file in [*(ROOT / "compute").rglob("*.py"), *(ROOT / "neurons").glob("*.py")]:
+        text = file.read_text(encoding="utf-8")
+        found |= set(re.findall(r'^[A-Z_]*_VARIABLE = "([A-Z_]+)"', text, flags=re.MULTILINE))
+        found |= set(re.findall(r'environ(?:\.get\(|\[)"([A-Z_]+)"(?!\] =)', text))
+    # The first belongs to an option, the second to every program that starts Python.
+    return found - {"BT_SUBTENSOR_CHAIN_ENDPOINT", "PYTHONPATH"}
+
+
+def test_every_variable_that_the_code_reads_is_in_the_documentation_and_none_else() -> None:
+    page = TEXTS[ROOT / "docs" / "environment.md"].partition("\n## ")[0]
+    table = set(re.findall(r"^\| `([A-Z_]+)` \|", page, flags=re.MULTILINE))
+    assert table == variables_of_the_code() | {"SQLITE_DB_PATH"}
+
+
 def test_the_example_environment_names_every_variable_of_the_documentation() -> None:
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     given = set(re.findall(r"^#?([A-Z_]+)=", example, flags=re.MULTILINE))
