@@ -47,6 +47,10 @@ class ProofReason(Reason):
     INTERNAL_ERROR = "internal_error"
 
 
+SAYS_NOTHING = frozenset({ProofReason.REFUSED, ProofReason.UNREACHABLE, ProofReason.INTERNAL_ERROR})
+"""After these nothing is known of the machine: it may be rented, gone for a while, or the failure was ours."""
+
+
 class Refusal(Reason):
     """Why a miner said no to an ``Allocate``."""
 

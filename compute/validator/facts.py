@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 from compute.proof.models import MachineVerdict
-from compute.reasons import ProofReason
+from compute.reasons import SAYS_NOTHING, ProofReason
 from compute.store import Database
 
 _SCHEMA = (
@@ -36,9 +36,21 @@ _SCHEMA = (
         weights TEXT NOT NULL, detail TEXT NOT NULL
     )
     """,
+    """
+    CREATE TABLE event (
+        id INTEGER PRIMARY KEY, hotkey TEXT NOT NULL, at REAL NOT NULL, block INTEGER NOT NULL,
+        kind TEXT NOT NULL, detail TEXT NOT NULL
+    );
+    CREATE INDEX event_of_hotkey ON event (hotkey, id);
+    CREATE TABLE leased_machine (
+        hotkey TEXT PRIMARY KEY, host_key TEXT NOT NULL, at REAL NOT NULL, specs TEXT NOT NULL,
+        differs_since INTEGER, change TEXT
+    )
+    """,
 )
 
 _VERDICTS_KEPT_PER_HOTKEY = 200
+_EVENTS_KEPT_PER_HOTKEY = 200
 _JOURNAL_KEPT = 500
 _ABSENT_KEPT_SECONDS = 7 * 86_400.0
 
@@ -77,11 +89,51 @@ class VerdictFact:
 
 @dataclass(frozen=True)
 class VerdictHistory:
-    """What matters of a hotkey's verdicts: the last, the last that was ok, and the failures since."""
+    """What matters of a hotkey's verdicts: the last, the last that was ok, and the failures since.
+
+    ``proven_failures`` are those of them in which the machine was there to be proven (``reasons.SAYS_NOTHING`` is the
+    reason of all others).
+    """
 
     latest: VerdictFact | None = None
     last_ok: VerdictFact | None = None
     failures: int = 0
+    proven_failures: int = 0
+
+
+class EventKind(str, Enum):
+    """What happened to a miner's machine besides proofs. The values are the database form."""
+
+    RENTED = "rented"
+    FREE = "free"
+    HARDWARE_CHANGED = "hardware_changed"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to the machine of ``hotkey``, at ``at`` (Unix seconds)."""
+
+    hotkey: str
+    at: float
+    block: int
+    kind: EventKind
+    detail: str
+
+
+@dataclass(frozen=True)
+class LeasedMachine:
+    """What the machine of ``hotkey`` said it was when the lease with this ``host_key`` was first seen.
+
+    ``differs_since`` is the block of the first of all answers since which said something else; ``change`` is what has
+    changed, in words, once that is certain.
+    """
+
+    hotkey: str
+    host_key: str
+    at: float
+    specs: str
+    differs_since: int | None = None
+    change: str | None = None
 
 
 @dataclass(frozen=True)
@@ -184,9 +236,14 @@ class FactStore:
             SELECT verdict.*, ends.latest AS latest_id, ends.last_ok AS last_ok_id, (
                 SELECT count(*) FROM verdict AS later
                 WHERE later.hotkey = ends.hotkey AND later.id > coalesce(ends.last_ok, 0)
-            ) AS failures
+            ) AS failures, (
+                SELECT count(*) FROM verdict AS later
+                WHERE later.hotkey = ends.hotkey AND later.id > coalesce(ends.last_ok, 0)
+                AND later.reason NOT IN (SELECT value FROM json_each(?))
+            ) AS proven_failures
             FROM ends JOIN verdict ON verdict.id IN (ends.latest, ends.last_ok)
-            """
+            """,
+            (json.dumps([reason.value for reason in SAYS_NOTHING]),),
         )
         histories: dict[str, VerdictHistory] = {}
         for row in rows:
@@ -196,6 +253,7 @@ class FactStore:
                 latest=fact if row["id"] == row["latest_id"] else known.latest,
                 last_ok=fact if row["id"] == row["last_ok_id"] else known.last_ok,
                 failures=row["failures"],
+                proven_failures=row["proven_failures"],
             )
         return histories
 
@@ -205,6 +263,41 @@ class FactStore:
             _verdict(row)
             for row in self._database.query("SELECT * FROM verdict WHERE hotkey = ? ORDER BY id", (hotkey,))
         ]
+
+    def record_event(self, event: Event) -> None:
+        """Append an event and forget the oldest beyond what is kept."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO event (hotkey, at, block, kind, detail) VALUES (?, ?, ?, ?, ?)",
+                (event.hotkey, event.at, event.block, event.kind.value, event.detail),
+            )
+            connection.execute(
+                "DELETE FROM event WHERE hotkey = ?1 AND id NOT IN"
+                " (SELECT id FROM event WHERE hotkey = ?1 ORDER BY id DESC LIMIT ?2)",
+                (event.hotkey, _EVENTS_KEPT_PER_HOTKEY),
+            )
+
+    def events(self, hotkey: str) -> list[Event]:
+        """All events that are kept of one hotkey, oldest first."""
+        return [
+            Event(row["hotkey"], row["at"], row["block"], EventKind(row["kind"]), row["detail"])
+            for row in self._database.query("SELECT * FROM event WHERE hotkey = ? ORDER BY id", (hotkey,))
+        ]
+
+    def record_leased(self, machines: Iterable[LeasedMachine]) -> None:
+        """Replace what is known of the leased machines of these hotkeys."""
+        rows = [(m.hotkey, m.host_key, m.at, m.specs, m.differs_since, m.change) for m in machines]
+        with self._database.transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO leased_machine VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def leased(self) -> dict[str, LeasedMachine]:
+        """The machines as they were when their last lease was first seen, by hotkey."""
+        return {
+            row["hotkey"]: LeasedMachine(
+                row["hotkey"], row["host_key"], row["at"], row["specs"], row["differs_since"], row["change"]
+            )
+            for row in self._database.query("SELECT * FROM leased_machine")
+        }
 
     def record_scores(self, scores: Iterable[ScoreFact], *, at: float, block: int) -> None:
         """Replace all scores."""
@@ -266,7 +359,7 @@ class FactStore:
             connection.execute("CREATE TEMP TABLE IF NOT EXISTS present (hotkey TEXT PRIMARY KEY)")
             connection.execute("DELETE FROM present")
             connection.executemany("INSERT OR IGNORE INTO present VALUES (?)", [(hotkey,) for hotkey in present])
-            for table in ("specs", "verdict"):
+            for table in ("specs", "verdict", "event", "leased_machine"):
                 connection.execute(
                     f"DELETE FROM {table} WHERE at < ? AND hotkey NOT IN (SELECT hotkey FROM present)",  # noqa: S608
                     (now - _ABSENT_KEPT_SECONDS,),

@@ -3,7 +3,7 @@ from pathlib import Path
 from compute.proof.models import Claim, DeviceMeasurement, MachineVerdict
 from compute.reasons import ProofReason
 from compute.store import Database
-from compute.validator.facts import FactStore, ScoreFact, SpecsFact, WeightsState
+from compute.validator.facts import Event, EventKind, FactStore, LeasedMachine, ScoreFact, SpecsFact, WeightsState
 
 L4 = Claim("NVIDIA L4", 1)
 OK = MachineVerdict(
@@ -90,3 +90,30 @@ def test_those_who_left_a_week_ago_are_forgotten() -> None:
     facts.forget_absent({"here"}, now=1000.0 + 8 * 86_400)
     assert set(facts.histories()) == {"here"}
     assert facts.specs() == {}
+
+
+def test_failures_that_say_nothing_of_the_machine_are_told_apart() -> None:
+    facts = store()
+    refused = MachineVerdict(ProofReason.REFUSED, L4)
+    record(facts, "hk", FAILED, OK, refused, FAILED, refused, MachineVerdict(ProofReason.UNREACHABLE, L4))
+    history = facts.histories()["hk"]
+    assert (history.failures, history.proven_failures) == (4, 1)
+
+
+def test_events_are_kept_in_order_and_not_for_ever() -> None:
+    facts = store()
+    for number in range(205):
+        facts.record_event(Event("hk", float(number), number, EventKind.RENTED, f"lease {number}"))
+    facts.record_event(Event("another", 1.0, 1, EventKind.FREE, ""))
+    events = facts.events("hk")
+    assert len(events) == 200
+    assert [event.block for event in events] == list(range(5, 205))
+    assert events[-1] == Event("hk", 204.0, 204, EventKind.RENTED, "lease 204")
+
+
+def test_a_leased_machine_is_the_last_leases(tmp_path: Path) -> None:
+    facts = store(tmp_path / "database.db")
+    facts.record_leased([LeasedMachine("hk", "SHA256:1", 1.0, "{}")])
+    changed = LeasedMachine("hk", "SHA256:1", 1.0, "{}", 500, "GPUs: 8, now 4")
+    facts.record_leased([changed])
+    assert store(tmp_path / "database.db").leased() == {"hk": changed}
