@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from compute import __minimal_validator_version__, version_as_int
 from compute.clock import Clock
 from compute.reasons import AccessReason
 
@@ -39,14 +38,14 @@ class AccessLists:
     exploiters: frozenset[str] = frozenset()
 
     @classmethod
-    def from_options(cls, options: ListOptions, exploiters: Iterable[str] = EXPLOITERS) -> AccessLists:
-        """The lists of a command line; the built-in ``exploiters`` unless they are switched off there."""
+    def from_options(cls, options: ListOptions) -> AccessLists:
+        """The lists of a command line; the built-in exploiters unless they are switched off there."""
         return cls(
             blacklist_hotkeys=frozenset(options.blacklist_hotkeys),
             blacklist_coldkeys=frozenset(options.blacklist_coldkeys),
             whitelist_hotkeys=frozenset(options.whitelist_hotkeys),
             whitelist_coldkeys=frozenset(options.whitelist_coldkeys),
-            exploiters=frozenset(exploiters if options.blacklist_exploiters else ()),
+            exploiters=frozenset(EXPLOITERS if options.blacklist_exploiters else ()),
         )
 
     def blacklisted(self, hotkey: str, coldkey: str | None) -> AccessReason | None:
@@ -77,7 +76,6 @@ class AccessPolicy:
     allow_not_updated: bool = False
     updated_threshold_percent: int = 60
     minimal_stake: float = MINIMAL_STAKE
-    minimal_version: int = version_as_int(__minimal_validator_version__)
 
     @classmethod
     def from_options(cls, options: MinerOptions) -> AccessPolicy:
@@ -110,22 +108,22 @@ class CallerNeuron(Protocol):
         """The integer form of the version that it publishes; 0 if it publishes none."""
 
 
-@dataclass(frozen=True)
-class VersionQuorum:
-    """How many of those that count have updated."""
+def enforced_version(versions: Iterable[int], minimals: Iterable[int], threshold_percent: int) -> int:
+    """The highest of ``minimals`` that at least ``threshold_percent`` of ``versions`` have reached; 0 if none is.
 
-    updated: int
-    total: int
-
-    @classmethod
-    def count(cls, versions: Iterable[int], minimal_version: int) -> VersionQuorum:
-        """Count the published ``versions`` of one role; those that publish none (0) count as not updated."""
-        known = list(versions)
-        return cls(sum(version >= minimal_version for version in known), len(known))
-
-    def reached(self, threshold_percent: int) -> bool:
-        """Whether at least ``threshold_percent`` of all have updated. Of nobody, nobody has."""
-        return self.total > 0 and 100 * self.updated >= threshold_percent * self.total
+    At least one has reached it: whatever the minimals and the threshold say, somebody is left. A peer that publishes
+    no version (0) counts as not updated.
+    """
+    known = list(versions)
+    reached = {minimal: sum(version >= minimal for version in known) for minimal in minimals}
+    return max(
+        (
+            minimal
+            for minimal, updated in reached.items()
+            if updated and 100 * updated >= threshold_percent * len(known)
+        ),
+        default=0,
+    )
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ def decide(
     neuron: CallerNeuron | None,
     *,
     policy: AccessPolicy,
-    quorum: VersionQuorum,
+    enforced_version: int,
     metagraph_known: bool = True,
 ) -> AccessDecision:
     """Decide on one caller.
@@ -150,7 +148,7 @@ def decide(
         hotkey: who the caller says it is. An axon asks before it has verified the signature: refuse by this answer,
             but keep no record of the hotkey from it.
         neuron: its row of the metagraph; None if it has none.
-        quorum: of the validators.
+        enforced_version: what a validator must have reached by now; see the function of that name.
         metagraph_known: False until the first metagraph has been read; then only the lists can allow.
     """
     coldkey = neuron.coldkey if neuron is not None else None
@@ -168,8 +166,7 @@ def decide(
             return AccessDecision(False, AccessReason.NOT_ENOUGH_STAKE)
         if not neuron.validator_permit:
             return AccessDecision(False, AccessReason.NO_PERMIT)
-    outdated = neuron.version < policy.minimal_version and quorum.reached(policy.updated_threshold_percent)
-    if outdated and not policy.allow_not_updated:
+    if neuron.version < enforced_version and not policy.allow_not_updated:
         return AccessDecision(False, AccessReason.OLD_VERSION)
     return AccessDecision(True, AccessReason.ALLOWED)
 

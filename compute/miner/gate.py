@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from compute.access import (
-    AccessPolicy,
-    RateLimiter,
-    VersionQuorum,
-    decide,
-    priority,
-)
+from compute.access import AccessPolicy, RateLimiter, decide, enforced_version, priority
 from compute.chain import Metagraph, Neuron
 from compute.clock import Clock
 from compute.reasons import AccessReason
+from compute.versions import OWN
 
 logger = logging.getLogger(__name__)
 
@@ -29,25 +24,34 @@ _LOG = "the log itself"
 @dataclass(frozen=True)
 class _Snapshot:
     callers: Mapping[str, Neuron]
-    quorum: VersionQuorum
+    enforced_version: int
     known: bool
 
 
 class MinerGate:
     """A ``transport.server.Gate``. ``update`` swaps a whole snapshot, so the server's thread needs no lock."""
 
-    def __init__(self, policy: AccessPolicy, clock: Clock) -> None:
+    def __init__(
+        self,
+        policy: AccessPolicy,
+        clock: Clock,
+        minimal_versions: Callable[[], Iterable[int]] = lambda: (OWN.validator,),
+    ) -> None:
+        """``minimal_versions`` are those of validators, asked at each ``update``."""
         self._policy = policy
+        self._minimal_versions = minimal_versions
         self._limiter = RateLimiter(clock, per_second=_PER_SECOND, burst=_BURST)
         self._log_limiter = RateLimiter(clock, per_second=1 / _LOG_SECONDS, burst=1, capacity=_LOGGED_CALLERS)
-        self._snapshot = _Snapshot({}, VersionQuorum(0, 0), known=False)
+        self._snapshot = _Snapshot({}, enforced_version=0, known=False)
 
     def update(self, metagraph: Metagraph) -> None:
         """Decide by ``metagraph`` from now on."""
         validators = [neuron.version for neuron in metagraph.neurons if neuron.validator_permit]
         self._snapshot = _Snapshot(
             callers=metagraph.by_hotkey,
-            quorum=VersionQuorum.count(validators, self._policy.minimal_version),
+            enforced_version=enforced_version(
+                validators, self._minimal_versions(), self._policy.updated_threshold_percent
+            ),
             known=True,
         )
 
@@ -57,7 +61,7 @@ class MinerGate:
             hotkey,
             snapshot.callers.get(hotkey),
             policy=self._policy,
-            quorum=snapshot.quorum,
+            enforced_version=snapshot.enforced_version,
             metagraph_known=snapshot.known,
         )
         if not decision.allowed:

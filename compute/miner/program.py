@@ -24,7 +24,7 @@ from compute.allocation.service import AllocateService
 from compute.chain import SubtensorChain
 from compute.clock import SystemClock
 from compute.console import Output
-from compute.duty import beside
+from compute.duty import beside, repeat
 from compute.errors import ComputeError
 from compute.hardware import DEFAULT_DOCKER_HOST, CpuDevices, Hardware, SystemHardware
 from compute.miner.gate import MinerGate
@@ -36,6 +36,7 @@ from compute.store import Database, data_folder
 from compute.telemetry import logs, wandb_run
 from compute.telemetry.content import miner_content
 from compute.transport.server import AxonServer
+from compute.versions import REFRESH_SECONDS, VersionFile
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime) -> 
         clock=clock,
         ssh_port=options.ssh_port,
     )
-    gate = MinerGate(AccessPolicy.from_options(options), clock)
+    versions = VersionFile(options.version_file, database, clock)
+    gate = MinerGate(AccessPolicy.from_options(options), clock, versions.of_validators)
 
     async def content() -> dict[str, Any]:
         machine, lease = await asyncio.to_thread(hardware.specs), await manager.current()
@@ -107,7 +109,7 @@ async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime) -> 
             require_signed=options.require_signed,
             poll_seconds=_LOCAL_POLL_SECONDS if options.subtensor.is_local else _POLL_SECONDS,
         )
-        duties = []
+        duties = [repeat("versions", versions.refresh, clock=clock, pause_seconds=REFRESH_SECONDS)]
         if wandb_run.is_on(os.environ):
             run = wandb_run.WandbRun("miner", own_hotkey, wallet.hotkey, data_folder(options.database))
             duties.append(wandb_run.publishing(run, content, clock))

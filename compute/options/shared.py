@@ -52,6 +52,15 @@ def _with_scheme(value: str) -> str:
     return f"ws://{value}" if re.fullmatch(r"[A-Za-z0-9.-]+:[0-9]+", value) else value
 
 
+def _version_file(value: str) -> str:
+    parts = urlsplit(kinds.text(value))
+    if "://" not in value:
+        return value
+    if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+        return value
+    raise ValueError(f"{value!r} is neither a path nor an address that begins with https:// or http://")
+
+
 def _no_mock(value: str) -> bool:
     if kinds.boolean(value):
         raise ValueError("there is no mocked chain here; run one of your own: python -m compute.localnet node")
@@ -211,7 +220,15 @@ AUTO_UPDATE = Option(
     True,
     "Keep the repository up to date. Not in this release: the neuron says so at its start and runs as it is.",
 )
-GENERAL = Group("general", (NETUID, CONFIG_FILE, DATABASE, STATUS, JSON, AUTO_UPDATE))
+VERSION_FILE: Option[str | None] = Option(
+    "version.file",
+    _version_file,
+    None,
+    "Where the network's minimal versions are read from, every ten minutes: a path, or an https:// address.",
+    metavar="PATH|URL",
+    default_text="those of this release",
+)
+GENERAL = Group("general", (NETUID, CONFIG_FILE, DATABASE, STATUS, JSON, VERSION_FILE, AUTO_UPDATE))
 
 EXPLOITERS = Option(
     "blacklist.exploiters", kinds.boolean, True, "Blacklist the hotkeys on the built-in list of exploiters."
@@ -299,6 +316,7 @@ class NeuronOptions:
     database: Path
     status: bool
     json: bool
+    version_file: str | None
     auto_update: bool
 
 
@@ -317,6 +335,7 @@ def neuron_options(parser: OptionParser, values: Values, environ: Mapping[str, s
         database=values[DATABASE],
         status=values[STATUS],
         json=values[JSON],
+        version_file=values[VERSION_FILE],
         auto_update=values[AUTO_UPDATE],
     )
 

@@ -36,6 +36,7 @@ from compute.validator.facts import FactStore
 from compute.validator.service import Leases, ValidatorService, ValidatorSettings
 from compute.validator.standing import QueryPolicy
 from compute.validator.status import MinerRow, miner_rows
+from compute.versions import REFRESH_SECONDS, VersionFile
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def run(options: ValidatorOptions) -> int:
         clock = SystemClock()
         outbox = Outbox(database)
         facts = FactStore(database)
+        versions = VersionFile(options.version_file, database, clock)
 
         def watched(rentals: Sequence[Rental], alive: Collection[Rental]) -> None:
             # The host key was made for this lease alone, and so names it.
@@ -102,10 +104,10 @@ def run(options: ValidatorOptions) -> int:
                 watched=watched,
             ),
             config=config,
-            settings=settings_of(options),
+            settings=settings_of(options, versions),
             clock=clock,
         )
-        duties = []
+        duties = [repeat("versions", versions.refresh, clock=clock, pause_seconds=REFRESH_SECONDS)]
         if urls:
             delivery = Delivery(outbox, urls, clock)
             duties.append(repeat("notices", delivery.deliver_due, clock=clock, pause_seconds=_DELIVERY_SECONDS))
@@ -125,13 +127,14 @@ def run(options: ValidatorOptions) -> int:
     return run_neuron(main)
 
 
-def settings_of(options: ValidatorOptions) -> ValidatorSettings:
+def settings_of(options: ValidatorOptions, versions: VersionFile) -> ValidatorSettings:
     """What the service is told of the command line."""
     return ValidatorSettings(
         policy=QueryPolicy(
             lists=AccessLists.from_options(options.lists),
             allow_unrecognized=options.whitelist_unrecognized,
             updated_threshold_percent=options.updated_threshold_percent,
+            minimal_versions=versions.of_miners,
         ),
         specs_batch_size=options.specs_batch_size,
         specs_interval_blocks=options.specs_interval_blocks,

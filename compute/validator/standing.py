@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from compute import __minimal_miner_version__, version_as_int
-from compute.access import AccessLists, VersionQuorum
+from compute.access import AccessLists, enforced_version
 from compute.chain import Metagraph, Neuron
 from compute.config import RoundSettings
 from compute.proof.models import Claim
 from compute.reasons import ProofReason
 from compute.specs import MachineSpecs
 from compute.validator.facts import VerdictHistory
+from compute.versions import OWN
 
 
 @dataclass(frozen=True)
 class QueryPolicy:
-    """Which miners a validator talks to."""
+    """Which miners a validator talks to. ``minimal_versions`` are those of miners, asked at every use."""
 
     lists: AccessLists
     allow_unrecognized: bool = False
     updated_threshold_percent: int = 60
-    minimal_version: int = version_as_int(__minimal_miner_version__)
+    minimal_versions: Callable[[], Iterable[int]] = lambda: (OWN.miner,)
 
 
 def unqueried(metagraph: Metagraph, own_hotkey: str, policy: QueryPolicy) -> dict[str, ProofReason]:
@@ -32,8 +32,9 @@ def unqueried(metagraph: Metagraph, own_hotkey: str, policy: QueryPolicy) -> dic
     only if the policy allows it, once the quorum of updated miners is reached; until then everybody is.
     """
     serving = [neuron for neuron in metagraph.neurons if neuron.is_serving and neuron.hotkey != own_hotkey]
-    quorum = VersionQuorum.count((neuron.version for neuron in serving), policy.minimal_version)
-    enforced = quorum.reached(policy.updated_threshold_percent)
+    enforced = enforced_version(
+        (neuron.version for neuron in serving), policy.minimal_versions(), policy.updated_threshold_percent
+    )
     keepers: dict[str, Neuron] = {}
     for neuron in sorted(serving, key=lambda neuron: (neuron.registered_at, neuron.uid)):
         keepers.setdefault(neuron.ip, neuron)
@@ -46,7 +47,7 @@ def unqueried(metagraph: Metagraph, own_hotkey: str, policy: QueryPolicy) -> dic
             reasons[neuron.hotkey] = ProofReason.BLACKLISTED
         elif keepers[neuron.ip].hotkey != neuron.hotkey:
             reasons[neuron.hotkey] = ProofReason.DUPLICATE_IP
-        elif enforced and not white and neuron.version < policy.minimal_version:
+        elif not white and neuron.version < enforced:
             unrecognized = neuron.version == 0
             if not (unrecognized and policy.allow_unrecognized):
                 reasons[neuron.hotkey] = ProofReason.OLD_VERSION

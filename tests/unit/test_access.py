@@ -9,23 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute import __minimal_validator_version__, version_as_int
+from compute import access
 from compute.access import (
     EXPLOITERS,
     AccessDecision,
     AccessLists,
     AccessPolicy,
     RateLimiter,
-    VersionQuorum,
     decide,
+    enforced_version,
     priority,
 )
 from compute.clock import ManualClock
 from compute.options import ListOptions, parse_miner
 from compute.reasons import AccessReason
+from compute.versions import OWN
 
 ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
-MINIMAL = version_as_int(__minimal_validator_version__)
+MINIMAL = OWN.validator
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ POOR = CallerNeuron("cold", 1023.999, True, MINIMAL)
 UNPERMITTED = CallerNeuron("cold", 5000.0, False, MINIMAL)
 OUTDATED = CallerNeuron("cold", 5000.0, True, MINIMAL - 1)
 SILENT = CallerNeuron("cold", 5000.0, True, 0)
-UPDATED = VersionQuorum(6, 10)
-NOT_YET = VersionQuorum(59, 100)
+UPDATED = MINIMAL
+NOT_YET = 0
 
 BLACK_HOTKEY = AccessLists(blacklist_hotkeys=frozenset({"hot"}))
 BLACK_COLDKEY = AccessLists(blacklist_coldkeys=frozenset({"cold"}))
@@ -58,7 +59,7 @@ R = AccessReason
 
 
 @pytest.mark.parametrize(
-    ("lists", "neuron", "quorum", "expected"),
+    ("lists", "neuron", "enforced", "expected"),
     [
         # the lists, wherever the caller stands
         (BLACK_HOTKEY, GOOD, UPDATED, R.BLACKLISTED_HOTKEY),
@@ -87,13 +88,12 @@ R = AccessReason
         (AccessLists(), OUTDATED, UPDATED, R.OLD_VERSION),
         (AccessLists(), SILENT, UPDATED, R.OLD_VERSION),
         (AccessLists(), OUTDATED, NOT_YET, R.ALLOWED),
-        (AccessLists(), OUTDATED, VersionQuorum(0, 0), R.ALLOWED),
     ],
 )
 def test_the_first_rule_that_matches_decides(
-    lists: AccessLists, neuron: CallerNeuron | None, quorum: VersionQuorum, expected: AccessReason
+    lists: AccessLists, neuron: CallerNeuron | None, enforced: int, expected: AccessReason
 ) -> None:
-    decision = decide("hot", neuron, policy=AccessPolicy(lists), quorum=quorum)
+    decision = decide("hot", neuron, policy=AccessPolicy(lists), enforced_version=enforced)
     allowing = {R.ALLOWED, R.WHITELISTED_HOTKEY, R.WHITELISTED_COLDKEY}
     assert decision == AccessDecision(expected in allowing, expected)
 
@@ -110,50 +110,75 @@ def test_black_wins_over_white(
     neuron: CallerNeuron | None, black: dict[str, frozenset[str]], reason: AccessReason
 ) -> None:
     white = {"whitelist_hotkeys": frozenset({"hot"}), "whitelist_coldkeys": frozenset({"cold"})}
-    decision = decide("hot", neuron, policy=AccessPolicy(AccessLists(**black, **white)), quorum=UPDATED)
+    decision = decide("hot", neuron, policy=AccessPolicy(AccessLists(**black, **white)), enforced_version=UPDATED)
     assert decision == AccessDecision(False, reason)
 
 
 def test_a_blacklisted_coldkey_wins_over_a_whitelisted_hotkey() -> None:
     lists = AccessLists(blacklist_coldkeys=frozenset({"cold"}), whitelist_hotkeys=frozenset({"hot"}))
-    decision = decide("hot", GOOD, policy=AccessPolicy(lists), quorum=UPDATED)
+    decision = decide("hot", GOOD, policy=AccessPolicy(lists), enforced_version=UPDATED)
     assert decision == AccessDecision(False, R.BLACKLISTED_COLDKEY)
 
 
 @pytest.mark.parametrize("neuron", [POOR, UNPERMITTED])
 def test_not_enough_stake_can_be_allowed_and_the_version_still_counts(neuron: CallerNeuron) -> None:
     policy = AccessPolicy(allow_not_enough_stake=True)
-    assert decide("hot", neuron, policy=policy, quorum=UPDATED).reason is R.ALLOWED
+    assert decide("hot", neuron, policy=policy, enforced_version=UPDATED).reason is R.ALLOWED
     old = CallerNeuron(neuron.coldkey, neuron.stake, neuron.validator_permit, MINIMAL - 1)
-    assert decide("hot", old, policy=policy, quorum=UPDATED).reason is R.OLD_VERSION
-    assert decide("hot", None, policy=policy, quorum=UPDATED).reason is R.NOT_REGISTERED
+    assert decide("hot", old, policy=policy, enforced_version=UPDATED).reason is R.OLD_VERSION
+    assert decide("hot", None, policy=policy, enforced_version=UPDATED).reason is R.NOT_REGISTERED
 
 
 def test_outdated_callers_can_be_allowed_and_the_stake_still_counts() -> None:
     policy = AccessPolicy(allow_not_updated=True)
-    assert decide("hot", OUTDATED, policy=policy, quorum=UPDATED).reason is R.ALLOWED
+    assert decide("hot", OUTDATED, policy=policy, enforced_version=UPDATED).reason is R.ALLOWED
     poor = CallerNeuron("cold", 1.0, True, 0)
-    assert decide("hot", poor, policy=policy, quorum=UPDATED).reason is R.NOT_ENOUGH_STAKE
+    assert decide("hot", poor, policy=policy, enforced_version=UPDATED).reason is R.NOT_ENOUGH_STAKE
 
 
 def test_before_the_first_metagraph_only_the_lists_allow() -> None:
-    unknown = decide("hot", None, policy=AccessPolicy(), quorum=VersionQuorum(0, 0), metagraph_known=False)
+    unknown = decide("hot", None, policy=AccessPolicy(), enforced_version=NOT_YET, metagraph_known=False)
     assert unknown == AccessDecision(False, R.METAGRAPH_UNKNOWN)
-    white = decide("hot", None, policy=AccessPolicy(WHITE_HOTKEY), quorum=VersionQuorum(0, 0), metagraph_known=False)
+    white = decide("hot", None, policy=AccessPolicy(WHITE_HOTKEY), enforced_version=NOT_YET, metagraph_known=False)
     assert white == AccessDecision(True, R.WHITELISTED_HOTKEY)
 
 
 @pytest.mark.parametrize(
-    ("updated", "total", "percent", "reached"),
-    [(6, 10, 60, True), (59, 100, 60, False), (0, 0, 60, False), (0, 0, 0, False), (0, 5, 0, True), (5, 5, 100, True)],
+    ("versions", "minimals", "percent", "expected"),
+    [
+        ([200] * 6 + [100] * 4, [190], 60, 190),
+        ([200] * 59 + [100] * 41, [190], 60, 0),
+        ([190], [190], 100, 190),
+        ([189, 190], [190], 51, 0),
+        # those that publish none count as not updated
+        ([200, 0, 0], [190], 34, 0),
+        # nobody, or nobody updated: nothing is enforced, whatever the threshold
+        ([], [190], 0, 0),
+        ([100] * 5, [190], 0, 0),
+        # of several minimal versions the highest that has its quorum
+        ([200] * 6 + [195] * 4, [190, 198], 60, 198),
+        ([200] * 5 + [195] * 5, [190, 198], 60, 190),
+        ([200] * 10, [190, 99_999], 60, 190),
+        ([200] * 10, [190, 0], 60, 190),
+    ],
 )
-def test_quorum(updated: int, total: int, percent: int, reached: bool) -> None:
-    assert VersionQuorum(updated, total).reached(percent) is reached
+def test_a_version_is_enforced_by_a_quorum(
+    versions: list[int], minimals: list[int], percent: int, expected: int
+) -> None:
+    assert enforced_version(iter(versions), iter(minimals), percent) == expected
 
 
-def test_quorum_counts_those_without_a_version_as_not_updated() -> None:
-    assert VersionQuorum.count([0, 189, 190, 200], 190) == VersionQuorum(2, 4)
-    assert VersionQuorum.count(iter([]), 190) == VersionQuorum(0, 0)
+@given(
+    versions=st.lists(st.integers(0, 300), max_size=30),
+    minimals=st.lists(st.integers(0, 400), max_size=4),
+    percent=st.integers(0, 100),
+)
+@settings(deadline=None, max_examples=150)
+def test_whatever_is_asked_for_never_drops_everybody(versions: list[int], minimals: list[int], percent: int) -> None:
+    enforced = enforced_version(versions, minimals, percent)
+    left = sum(version >= enforced for version in versions)
+    assert left > 0 or not versions
+    assert 100 * left >= percent * len(versions)
 
 
 @given(
@@ -162,23 +187,23 @@ def test_quorum_counts_those_without_a_version_as_not_updated() -> None:
     version=st.integers(0, 400),
     stake_waived=st.booleans(),
     version_waived=st.booleans(),
-    updated=st.integers(0, 20),
+    enforced=st.sampled_from([0, MINIMAL]),
 )
 @settings(deadline=None, max_examples=150)
 def test_each_waiver_only_ever_lets_more_callers_in(
-    stake: float, permit: bool, version: int, stake_waived: bool, version_waived: bool, updated: int
+    stake: float, permit: bool, version: int, stake_waived: bool, version_waived: bool, enforced: int
 ) -> None:
-    neuron, quorum = CallerNeuron("cold", stake, permit, version), VersionQuorum(updated, 20)
-    strict = decide("hot", neuron, policy=AccessPolicy(), quorum=quorum)
+    neuron = CallerNeuron("cold", stake, permit, version)
+    strict = decide("hot", neuron, policy=AccessPolicy(), enforced_version=enforced)
     waived = decide(
         "hot",
         neuron,
         policy=AccessPolicy(allow_not_enough_stake=stake_waived, allow_not_updated=version_waived),
-        quorum=quorum,
+        enforced_version=enforced,
     )
     assert waived.allowed or not strict.allowed
     rich_enough = stake >= 1024 and permit
-    recent_enough = version >= MINIMAL or 100 * updated < 60 * 20
+    recent_enough = version >= enforced
     assert waived.allowed is ((rich_enough or stake_waived) and (recent_enough or version_waived))
 
 
@@ -195,15 +220,16 @@ def test_policy_from_the_command_line() -> None:
     )
     assert (policy.allow_not_enough_stake, policy.allow_not_updated) == (True, True)
     assert policy.updated_threshold_percent == 70
-    assert (policy.minimal_stake, policy.minimal_version) == (1024.0, MINIMAL)
+    assert policy.minimal_stake == 1024.0
     strict = AccessPolicy.from_options(parse_miner([], {}))
     assert strict == AccessPolicy(AccessLists(exploiters=frozenset(EXPLOITERS)))
 
 
 @pytest.mark.parametrize("switched_on", [True, False])
-def test_exploiters_can_be_switched_off(switched_on: bool) -> None:
-    lists = AccessLists.from_options(ListOptions(blacklist_exploiters=switched_on), exploiters=("hot",))
-    assert decide("hot", GOOD, policy=AccessPolicy(lists), quorum=UPDATED).allowed is not switched_on
+def test_exploiters_can_be_switched_off(switched_on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "EXPLOITERS", ("hot",))
+    lists = AccessLists.from_options(ListOptions(blacklist_exploiters=switched_on))
+    assert decide("hot", GOOD, policy=AccessPolicy(lists), enforced_version=UPDATED).allowed is not switched_on
 
 
 def test_priority_orders_by_stake_then_by_kind() -> None:

@@ -8,15 +8,10 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from compute.clock import ManualClock
 from compute.notices.delivery import Delivery
@@ -27,6 +22,7 @@ from compute.store import Database
 
 BOTH = tuple(Channel)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Certificate = Callable[[str], tuple[ssl.SSLContext, Path]]
 
 
 class Receiver:
@@ -185,52 +181,25 @@ async def test_the_log_names_the_host_and_not_the_path(caplog: pytest.LogCapture
 # --- TLS ------------------------------------------------------------------------------------------------------------
 
 
-def certificate(folder: Path, name: str) -> tuple[ssl.SSLContext, Path]:
-    """A server's context with a certificate of its own making for ``name``, and the certificate."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(timezone.utc)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem, secret = folder / "cert.pem", folder / "key.pem"
-    pem.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    secret.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem, secret)
-    return context, pem
-
-
-async def test_a_certificate_that_nobody_vouches_for_gets_no_notice(tmp_path: Path) -> None:
+async def test_a_certificate_that_nobody_vouches_for_gets_no_notice(certificate: Certificate) -> None:
     office, receiver = Office(), Receiver()
-    server, _ = certificate(tmp_path, "localhost")
+    server, _ = certificate("localhost")
     async with serving(receiver, server) as url:
         assert await office.send(url) == 1
     assert receiver.bodies == []
 
 
-async def test_a_certificate_for_another_name_gets_no_notice(tmp_path: Path) -> None:
+async def test_a_certificate_for_another_name_gets_no_notice(certificate: Certificate) -> None:
     office, receiver = Office(), Receiver()
-    server, pem = certificate(tmp_path, "elsewhere.example")
+    server, pem = certificate("elsewhere.example")
     async with serving(receiver, server) as url:
         assert await office.send(url, ssl.create_default_context(cafile=str(pem))) == 1
     assert receiver.bodies == []
 
 
-async def test_a_certificate_that_is_vouched_for_does(tmp_path: Path) -> None:
+async def test_a_certificate_that_is_vouched_for_does(certificate: Certificate) -> None:
     office, receiver = Office(), Receiver()
-    server, pem = certificate(tmp_path, "localhost")
+    server, pem = certificate("localhost")
     async with serving(receiver, server) as url:
         assert await office.send(url, ssl.create_default_context(cafile=str(pem))) == 0
     assert len(receiver.bodies) == 1

@@ -44,6 +44,23 @@ def test_versions_of_validators_make_the_quorum() -> None:
     assert gate_of(chain, updated_threshold_percent=80).refusal("old", "Specs") is None
 
 
+def test_a_version_file_can_ask_for_more_and_is_asked_at_every_update() -> None:
+    chain = FakeChain("miner")
+    for number, version in enumerate((195, 200, 200)):
+        chain.add(f"validator-{number}", stake=2000.0, validator_permit=True, version=version)
+    minimals = (190,)
+    gate = MinerGate(AccessPolicy(), ManualClock(), lambda: minimals)
+    snapshot = Metagraph(27, 100, tuple(chain.neurons))
+    gate.update(snapshot)
+    assert gate.refusal("validator-0", "Specs") is None
+    minimals = (190, 198)
+    gate.update(snapshot)
+    assert gate.refusal("validator-0", "Specs") == "old_version"
+    minimals = (190, 999)
+    gate.update(snapshot)
+    assert gate.refusal("validator-0", "Specs") is None, "nobody has that version: it drops nobody"
+
+
 def test_priority_is_stake_and_synapse() -> None:
     chain = FakeChain("miner")
     chain.add("validator", stake=2000.0, validator_permit=True)

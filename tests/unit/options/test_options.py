@@ -40,6 +40,7 @@ def test_defaults_are_those_that_the_network_knows() -> None:
         assert options.config_file is None
         assert options.subtensor == groups.SubtensorOptions("finney", "wss://entrypoint-finney.opentensor.ai:443")
         assert (options.status, options.json) == (False, False)
+        assert options.version_file is None
     assert miner.ssh_port == 4444
     assert (miner.runtime, miner.image) == (RuntimeKind.DOCKER, "compute-machine")
     assert (miner.cpu_devices, miner.ssh_host, miner.require_signed) == (0, "127.0.0.1", False)
@@ -88,6 +89,7 @@ def test_every_option_reaches_its_field_of_the_miner() -> None:
         *("--axon.external_port", "2", "--axon.external_ip", "127.0.0.2", "--axon.max_workers", "3"),
         *("--blacklist.exploiters", "no", "--blacklist.hotkeys", f"{ALICE},{BOB}", "--blacklist.coldkeys", BOB),
         *("--whitelist.hotkeys", BOB, "--whitelist.coldkeys", ALICE, "--ssh.port", "4", "--ssh.host", "127.0.0.5"),
+        *("--version.file", "https://example.org/v.py"),
         *("--miner.runtime", "local", "--miner.cpu.devices", "2", "--miner.require.signed"),
         *("--miner.whitelist.not.enough.stake", "--miner.whitelist.not.updated"),
         *("--miner.whitelist.updated.threshold", "61", "--miner.hashcat.path", "/h"),
@@ -104,6 +106,7 @@ def test_every_option_reaches_its_field_of_the_miner() -> None:
         database=Path("d.db"),
         status=True,
         json=True,
+        version_file="https://example.org/v.py",
         auto_update=False,
         ssh_port=4,
         ssh_host="127.0.0.5",

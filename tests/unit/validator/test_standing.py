@@ -148,3 +148,10 @@ def test_old_versions_wait_for_the_quorum(miners: list[Neuron]) -> None:
     assert "b" not in reasons(miners, updated_threshold_percent=30, allow_unrecognized=True)
     white = AccessLists(whitelist_hotkeys=frozenset({"a"}))
     assert "a" not in reasons(miners, updated_threshold_percent=30, lists=white)
+
+
+def test_a_version_file_can_ask_for_more_and_drops_nobody_without_a_quorum(miners: list[Neuron]) -> None:
+    miners[1] = replace(miners[1], version=195)
+    assert reasons(miners, minimal_versions=lambda: (190, 198))["a"] is ProofReason.OLD_VERSION
+    assert "a" not in reasons(miners, minimal_versions=lambda: (190, 999))
+    assert "a" not in reasons(miners, minimal_versions=lambda: (190, 999), updated_threshold_percent=0)
