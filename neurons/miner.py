@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -21,4 +22,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    # Until run_neuron listens, SIGINT (Ctrl-C, pm2) ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     leave(main(sys.argv[1:]))

@@ -87,7 +87,8 @@ class DockerRuntime(Runtime):
         """Return if leases can be started here. Blocks; the network for leases is made if it is not there.
 
         Raises:
-            ConfigError: the engine or the image is missing or unfit; the message says what to do.
+            RuntimeFailure: no engine answers. After a boot it may only be late, so this is worth another try.
+            ConfigError: the engine or the image is unfit; the message says what to do.
         """
         try:
             with self._engine.calling("say its version") as client:
@@ -109,7 +110,7 @@ class DockerRuntime(Runtime):
                 f"sudo docker/build-base.sh {self._settings.image}"
             ) from error
         except EngineGone as error:
-            raise ConfigError(
+            raise EngineGone(
                 f"no Docker engine answers at {self._engine.url}: is it installed, does it run, and may this user use "
                 "it (group docker)? On a chain on this machine, --miner.runtime local does without"
             ) from error

@@ -194,11 +194,14 @@ class LocalRuntime(Runtime):
             try:
                 # Fits the pipe, so this does not wait for the child.
                 os.write(to_child, config.to_json().encode() + b"\n")
-                return _ready_port(from_child, self._start_seconds)
+                port = _ready_port(from_child, self._start_seconds)
             except (RuntimeFailure, OSError):
                 processes.kill(order.lease_id, timeout_seconds=_ENDING_SECONDS)
                 processes.reap(pid)
                 raise
+            # The child has left the server to itself, and ended.
+            os.waitpid(pid, 0)
+            return port
         finally:
             os.close(to_child)
             os.close(from_child)

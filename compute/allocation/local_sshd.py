@@ -4,7 +4,7 @@
 environment can be read by others; binds; prints one line of JSON (``{"port": …}`` or ``{"error": …}``) and lets go of
 stdin and stdout. It serves until its end, which it reads again from the lease's folder when the time has come, kills
 what the lease still runs, removes the folder and exits. It belongs to no miner: one that is killed finds it again by
-``state.json``.
+``state.json``, and it is nobody's child, because pm2 ends a process together with all of its descendants.
 """
 
 from __future__ import annotations
@@ -239,6 +239,9 @@ def main() -> int:
     """Serve one lease; see the module's text."""
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
     config = SshdConfig(**json.loads(sys.stdin.readline()))
+    # Before there are any threads.
+    if os.fork():
+        os._exit(0)
     folder = LeaseFolder(Path(config.folder))
     try:
         host_key = paramiko.Ed25519Key.from_private_key(io.StringIO(config.host_key))

@@ -131,7 +131,8 @@ def runtime_of(options: MinerOptions) -> Runtime:
     """What leases run in. Blocks while it asks the Docker engine whether it is fit.
 
     Raises:
-        ConfigError: there is no engine, no image or no wallet, or the local runtime is to serve a chain elsewhere.
+        ConfigError: there is no image or no wallet, or the local runtime is to serve a chain elsewhere.
+        RuntimeFailure: no engine answers.
     """
     if options.runtime is RuntimeKind.LOCAL:
         return local_runtime(options)

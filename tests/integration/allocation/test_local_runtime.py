@@ -155,6 +155,13 @@ async def test_stop_leaves_nothing(runtime: LocalRuntime, order: LeaseOrder, log
     assert runtime.status(order.lease_id).phase is Phase.ABSENT
 
 
+async def test_the_server_descends_from_nobody_here(runtime: LocalRuntime, order: LeaseOrder) -> None:
+    runtime.start(order)
+    server = server_of(runtime, order)
+    assert server not in psutil.Process().children(recursive=True)
+    assert [child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE] == []
+
+
 async def test_pause_freezes_connections_and_programs_and_unpause_lets_them_go_on(
     runtime: LocalRuntime, order: LeaseOrder, session: SshSession, login: Any
 ) -> None:

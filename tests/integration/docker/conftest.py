@@ -17,7 +17,7 @@ import pytest
 from docker.client import DockerClient
 
 from compute import ssh
-from compute.allocation.docker_engine import DockerEngine
+from compute.allocation.docker_engine import DockerEngine, EngineGone
 from compute.allocation.docker_options import DockerSettings
 from compute.allocation.docker_runtime import DockerRuntime
 from compute.allocation.keys import SessionKey
@@ -53,7 +53,7 @@ def an_engine() -> Iterator[None]:
     runtime = DockerRuntime(settings_for("nobody"), engine)
     try:
         runtime.check()
-    except ConfigError as error:
+    except (ConfigError, EngineGone) as error:
         if os.environ.get("COMPUTE_REQUIRE_DOCKER") == "1":
             pytest.fail(f"COMPUTE_REQUIRE_DOCKER=1, but {error}")
         pytest.skip(f"{error}. {HOW}")

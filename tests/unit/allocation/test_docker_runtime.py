@@ -435,7 +435,7 @@ def test_the_check_at_the_start(runtime: DockerRuntime, stub: EngineStub) -> Non
 
 def test_no_engine(tmp_path: Path) -> None:
     runtime = DockerRuntime(SETTINGS, DockerEngine(f"unix://{tmp_path}/none.sock"))
-    with pytest.raises(ConfigError, match=r"no Docker engine answers .* --miner.runtime local"):
+    with pytest.raises(EngineGone, match=r"no Docker engine answers .* --miner.runtime local"):
         runtime.check()
     for call in (runtime.list, lambda: runtime.start(ORDER), lambda: runtime.stop(ORDER.lease_id)):
         with pytest.raises(EngineGone, match="does not answer") as caught:
@@ -463,7 +463,7 @@ def test_an_engine_that_talks_nonsense(runtime: DockerRuntime, stub: EngineStub,
     stub.nonsense = answer
     with pytest.raises(EngineGone, match="nonsense"):
         runtime.list()
-    with pytest.raises(ConfigError):
+    with pytest.raises(EngineGone):
         runtime.check()
 
 
