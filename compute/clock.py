@@ -1,9 +1,10 @@
-"""Time behind an interface, so that no test waits for it."""
+"""Time behind an interface, so that no test waits for it; and how people read it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from datetime import datetime, timezone
 from typing import Protocol
 
 
@@ -61,3 +62,24 @@ class ManualClock:
         event = asyncio.Event()
         self._sleepers.append((self._now + seconds, event))
         await event.wait()
+
+
+def utc(moment: float) -> str:
+    """Unix seconds as ISO 8601 in UTC, to the second."""
+    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def utc_short(moment: float) -> str:
+    """The same without year and letters, for a narrow column under the title UTC: ``01-31 12:00:00``."""
+    return datetime.fromtimestamp(moment, timezone.utc).strftime("%m-%d %H:%M:%S")
+
+
+def duration(seconds: float) -> str:
+    """The two largest units of a time span: ``89 d 23 h``; ``-`` for what is over."""
+    if seconds <= 0:
+        return "-"
+    minutes = int(seconds) // 60
+    days, hours = divmod(minutes // 60, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"

@@ -32,15 +32,33 @@ class Database:
     running, and the log says so.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
         """Open ``path``, creating it and its folder (mode 0700) where needed; ``":memory:"`` keeps all in memory.
 
+        ``read_only`` changes nothing: it makes no file, sets none aside and migrates none, so that a question is safe
+        beside a neuron that runs, of whatever version.
+
         Raises:
-            StoreError: the file cannot be created, opened or written.
+            StoreError: the file cannot be created, opened or written; with ``read_only``, there is none.
         """
         self.path = str(path)
+        self._read_only = read_only
         self._lock = threading.RLock()
-        self._connection = self._open()
+        self._connection = self._look() if read_only else self._open()
+
+    def _look(self) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(
+                f"{Path(self.path).absolute().as_uri()}?mode=ro",
+                uri=True,
+                timeout=_BUSY_TIMEOUT_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            connection.row_factory = sqlite3.Row
+            return connection
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot open the database {self.path!r}: {error}. Name it with --database") from error
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -88,8 +106,17 @@ class Database:
         transaction, so a crash leaves the old version whole.
 
         Raises:
-            StoreError: the file is newer than this code, or SQLite refuses.
+            StoreError: the file is newer than this code, or SQLite refuses; with ``read_only`` also: it is older.
         """
+        if self._read_only:
+            rows = self.query("SELECT version FROM schema_version WHERE component = ?", (component,))
+            found = int(rows[0]["version"]) if rows else 0
+            if found != len(scripts):
+                raise StoreError(
+                    f"database {self.path!r} holds version {found} of {component!r}, this code knows {len(scripts)}: "
+                    "start the neuron with this code, or name another file with --database"
+                )
+            return
         with self.transaction() as connection:
             row = connection.execute("SELECT version FROM schema_version WHERE component = ?", (component,)).fetchone()
             version = int(row["version"]) if row else 0

@@ -162,11 +162,15 @@ class VersionFile:
 
     def of_miners(self) -> tuple[int, ...]:
         """The minimal versions of miners, any of which a quorum may enforce."""
-        return (OWN.miner, *((self._read.miner,) if self._read is not None else ()))
+        read = self._read
+        return (OWN.miner, read.miner) if read is not None and read.miner > OWN.miner else (OWN.miner,)
 
     def of_validators(self) -> tuple[int, ...]:
         """The minimal versions of validators, likewise."""
-        return (OWN.validator, *((self._read.validator,) if self._read is not None else ()))
+        read = self._read
+        return (
+            (OWN.validator, read.validator) if read is not None and read.validator > OWN.validator else (OWN.validator,)
+        )
 
     async def refresh(self) -> None:
         """Read the version file again; what was read last stays in force where that fails, and the log says so once.

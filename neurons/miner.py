@@ -15,10 +15,14 @@ def main(argv: Sequence[str]) -> int:
     """Run with ``argv`` (without the program's name); returns the exit code."""
     load_environment()
     options = parse_miner(argv, os.environ)
-    # Everything below imports the SDK, a second that --help does not have to wait for.
+    if options.status:
+        from compute.miner import show
+
+        return show.status(options)
+    # This imports the SDK, a second that questions do not have to wait for.
     from compute.miner import program
 
-    return program.status(options) if options.status else program.run(options)
+    return program.run(options)
 
 
 if __name__ == "__main__":

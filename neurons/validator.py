@@ -15,10 +15,14 @@ def main(argv: Sequence[str]) -> int:
     """Run with ``argv`` (without the program's name); returns the exit code."""
     load_environment()
     options = parse_validator(argv, os.environ)
-    # Everything below imports the SDK, a second that --help does not have to wait for.
+    if options.status or options.explain is not None:
+        from compute.validator import show
+
+        return show.status(options) if options.explain is None else show.explain_miner(options, options.explain)
+    # This imports the SDK, a second that questions do not have to wait for.
     from compute.validator import program
 
-    return program.status(options) if options.status else program.run(options)
+    return program.run(options)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +21,12 @@ from compute.allocation.runtime import LeaseKind, Runtime
 from compute.allocation.service import AllocateService
 from compute.chain import SubtensorChain
 from compute.clock import SystemClock
-from compute.console import Output
 from compute.duty import beside, repeat
-from compute.errors import ComputeError
-from compute.hardware import DEFAULT_DOCKER_HOST, CpuDevices, Hardware, SystemHardware
+from compute.hardware import Hardware
 from compute.miner.gate import MinerGate
+from compute.miner.machine import docker_host, hardware_of
 from compute.miner.service import MinerService
-from compute.neuron import EXIT_CONFIG, EXIT_OK, load_wallet, run_neuron
+from compute.neuron import load_wallet, run_neuron
 from compute.options import MinerOptions, RuntimeKind
 from compute.signing import SignerMemory
 from compute.store import Database, data_folder
@@ -121,12 +118,6 @@ async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime) -> 
         database.close()
 
 
-def hardware_of(options: MinerOptions) -> Hardware:
-    """This machine, as the options offer it."""
-    hardware = SystemHardware(docker_host=_docker_host())
-    return CpuDevices(hardware, options.cpu_devices) if options.cpu_devices else hardware
-
-
 def runtime_of(options: MinerOptions) -> Runtime:
     """What leases run in. Blocks while it asks the Docker engine whether it is fit.
 
@@ -137,14 +128,9 @@ def runtime_of(options: MinerOptions) -> Runtime:
     if options.runtime is RuntimeKind.LOCAL:
         return local_runtime(options)
     hotkey = str(load_wallet(options.wallet).hotkey.ss58_address)
-    runtime = DockerRuntime(DockerSettings(miner=hotkey, image=options.image), DockerEngine(_docker_host()))
+    runtime = DockerRuntime(DockerSettings(miner=hotkey, image=options.image), DockerEngine(docker_host()))
     runtime.check()
     return runtime
-
-
-def _docker_host() -> str:
-    """Where every other program of Docker's would look too."""
-    return os.environ.get("DOCKER_HOST") or DEFAULT_DOCKER_HOST
 
 
 def local_runtime(options: MinerOptions, kind: type[LocalRuntime] = LocalRuntime) -> LocalRuntime:
@@ -165,48 +151,3 @@ def key_file_of(options: MinerOptions) -> Path:
     folder = data_folder(options.database)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder / "lease.key"
-
-
-def status(options: MinerOptions) -> int:
-    """Print the machine and its lease as the database has it; returns the exit code."""
-    output = Output(sys.stdout, sys.stderr, as_json=options.json)
-    try:
-        machine = hardware_of(options).specs()
-        database = Database(options.database)
-        try:
-            lease = LeaseStore(database, SecretBox.from_key_file(key_file_of(options))).holder()
-        finally:
-            database.close()
-    except ComputeError as error:
-        output.error(str(error), reason=None, advice="Name the miner's database with --database.")
-        return EXIT_CONFIG
-    models = sorted({gpu.name for gpu in machine.gpus})
-    state = {
-        "gpus": [{"name": gpu.name, "capacity_mib": gpu.capacity_mib} for gpu in machine.gpus],
-        "cpu_count": machine.cpu_count,
-        "ram_total": machine.ram_total,
-        "disk_free": machine.disk_free,
-        "has_docker": machine.has_docker,
-        "lease": None
-        if lease is None
-        else {
-            "state": lease.state.value,
-            "kind": lease.kind.value,
-            "owner": lease.owner.hotkey,
-            "ends_in_seconds": round(lease.ends_at - time.time()),
-        },
-    }
-    if options.json:
-        output.data(state)
-        return EXIT_OK
-    output.pairs(
-        {
-            "GPUs": f"{len(machine.gpus)} × {' / '.join(models)}" if models else "none",
-            "CPUs": str(machine.cpu_count),
-            "RAM": f"{machine.ram_total / 2**30:.0f} GiB",
-            "free disk": f"{machine.disk_free / 2**30:.0f} GiB",
-            "Docker": "yes" if machine.has_docker else "no",
-            "lease": "none" if lease is None else f"{lease.state.value}, {lease.kind.value} of {lease.owner.hotkey}",
-        }
-    )
-    return EXIT_OK

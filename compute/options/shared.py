@@ -7,9 +7,10 @@ The groups of the SDK (subtensor, wallet, logging, axon) are declared again rath
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from compute import FINNEY_NETUID
@@ -213,7 +214,7 @@ DATABASE = Option(
     "database", kinds.path, Path("database.db"), "SQLite database.", metavar="PATH", variable="SQLITE_DB_PATH"
 )
 STATUS = Option("status", kinds.boolean, False, "Print what the database knows, and end. Needs no chain.")
-JSON = Option("json", kinds.boolean, False, "With --status: JSON instead of a table.")
+JSON = Option("json", kinds.boolean, False, "Answer --status and the like in JSON instead of a table.")
 AUTO_UPDATE = Option(
     "auto_update",
     kinds.boolean,
@@ -320,10 +321,21 @@ class NeuronOptions:
     auto_update: bool
 
 
-def neuron_options(parser: OptionParser, values: Values, environ: Mapping[str, str]) -> NeuronOptions:
-    """What both neurons were told. Ends the program through ``parser`` where it makes no sense together."""
-    if values[JSON] and not values[STATUS]:
-        parser.error("--json goes with --status")
+def neuron_options(
+    parser: OptionParser,
+    values: Values,
+    environ: Mapping[str, str],
+    questions: Sequence[Option[Any]] = (STATUS,),
+) -> NeuronOptions:
+    """What both neurons were told. Ends the program through ``parser`` where it makes no sense together.
+
+    ``questions`` are the options that ask something in place of running the neuron.
+    """
+    asked = [f"--{question.name}" for question in questions if values[question]]
+    if len(asked) > 1:
+        parser.error(f"{' and '.join(asked)} are two questions: ask one at a time")
+    if values[JSON] and not asked:
+        parser.error(f"--json goes with {' or '.join(f'--{question.name}' for question in questions)}")
     return NeuronOptions(
         netuid=values[NETUID],
         subtensor=subtensor_options(values, environ),

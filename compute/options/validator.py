@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compute.options import kinds, shared
 from compute.options.option import Group, Option, OptionParser, read
@@ -14,9 +14,17 @@ examples:
   python neurons/validator.py --netuid 15 --subtensor.network test --validator.specs.batch.size 32
   python neurons/validator.py --validator.perform.hardware.query false --no-auto_update
   python neurons/validator.py --status --json
+  python neurons/validator.py explain 17
 """
 _DAY_BLOCKS = 7200
 
+EXPLAIN: Option[str | None] = Option(
+    "explain",
+    kinds.text,
+    None,
+    "Print everything that led to a miner's score, and end. The same without the dashes: explain 17. Needs no chain.",
+    metavar="UID|HOTKEY",
+)
 WHITELIST_UNRECOGNIZED = Option(
     "validator.whitelist.unrecognized", kinds.boolean, False, "Query miners that publish no version too."
 )
@@ -72,7 +80,7 @@ PROOF_INTERVAL = Option(
 )
 
 GROUPS: tuple[Group, ...] = (
-    shared.GENERAL,
+    replace(shared.GENERAL, options=(*shared.GENERAL.options, EXPLAIN)),
     shared.SUBTENSOR,
     shared.WALLET,
     Group("rounds", (HARDWARE_QUERY, SPECS_BATCH, SPECS_INTERVAL, PROOF_INTERVAL, ROUNDS, FORCE_PROMETHEUS)),
@@ -88,6 +96,7 @@ GROUPS: tuple[Group, ...] = (
 class ValidatorOptions(shared.NeuronOptions):
     """Everything that a validator can be told on its command line. Intervals are in blocks."""
 
+    explain: str | None
     whitelist_unrecognized: bool
     perform_hardware_query: bool
     specs_batch_size: int
@@ -107,12 +116,15 @@ def parse_validator(argv: Sequence[str], environ: Mapping[str, str]) -> Validato
     """
     parser = OptionParser(
         description="Find out what the miners' machines are, and set weights by it.",
-        usage="%(prog)s [options]",
+        usage="%(prog)s [options]\n       %(prog)s explain UID|HOTKEY [options]",
         epilog=EXAMPLES,
     )
+    if argv[:1] == [EXPLAIN.name]:
+        argv = [f"--{EXPLAIN.name}", *argv[1:]]
     values = read(parser, GROUPS, argv, environ)
     return ValidatorOptions(
-        **vars(shared.neuron_options(parser, values, environ)),
+        **vars(shared.neuron_options(parser, values, environ, questions=(shared.STATUS, EXPLAIN))),
+        explain=values[EXPLAIN],
         whitelist_unrecognized=values[WHITELIST_UNRECOGNIZED],
         perform_hardware_query=values[HARDWARE_QUERY],
         specs_batch_size=values[SPECS_BATCH],

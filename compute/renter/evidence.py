@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compute.renter.records import GrantState, make_tables
+from compute.renter.records import GrantState, Penalty, make_tables, read_penalties
 from compute.store import Database
 
 
 @dataclass(frozen=True)
 class Rental:
-    """A machine that this renter holds: where its SSH server answers, and with which host key (``SHA256:…``)."""
+    """A machine that this renter holds: where its SSH server answers, and with which host key (``SHA256:…``).
+
+    ``since`` and ``until`` are Unix seconds.
+    """
 
     hotkey: str
     ip: str
     port: int
     host_key: str
     is_paused: bool
+    since: float = 0.0
+    until: float = 0.0
 
 
 class RentalEvidence:
@@ -30,15 +35,27 @@ class RentalEvidence:
     def rentals(self, now: float) -> list[Rental]:
         """The machines that this renter holds at ``now`` (Unix seconds): granted, with a pinned host key, not over."""
         rows = self._database.query(
-            "SELECT hotkey, ip, ssh_port, host_key, state FROM renter_grant"
+            "SELECT hotkey, ip, ssh_port, host_key, state, created_at, ends_at FROM renter_grant"
             " WHERE state IN (?, ?) AND ends_at > ? AND ssh_port IS NOT NULL AND host_key IS NOT NULL",
             (GrantState.ACTIVE.value, GrantState.PAUSED.value, now),
         )
         return [
-            Rental(row["hotkey"], row["ip"], row["ssh_port"], row["host_key"], row["state"] == GrantState.PAUSED.value)
+            Rental(
+                row["hotkey"],
+                row["ip"],
+                row["ssh_port"],
+                row["host_key"],
+                row["state"] == GrantState.PAUSED.value,
+                since=row["created_at"],
+                until=row["ends_at"],
+            )
             for row in rows
         ]
 
     def penalized(self) -> set[str]:
         """The miners that this renter has penalized."""
-        return {str(row["hotkey"]) for row in self._database.query("SELECT hotkey FROM renter_penalty")}
+        return {penalty.hotkey for penalty in self.penalties()}
+
+    def penalties(self) -> list[Penalty]:
+        """The same with the renter's notes, oldest first."""
+        return read_penalties(self._database)

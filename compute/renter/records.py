@@ -139,6 +139,12 @@ def make_tables(database: Database) -> None:
     database.migrate("renter", _SCHEMA)
 
 
+def read_penalties(database: Database) -> list[Penalty]:
+    """Every penalty, oldest first."""
+    rows = database.query("SELECT * FROM renter_penalty ORDER BY since, hotkey")
+    return [Penalty(hotkey=row["hotkey"], note=row["note"], since=row["since"]) for row in rows]
+
+
 class RenterStore:
     """The renter's tables. Secrets are sealed with ``box`` before they are written."""
 
@@ -224,8 +230,7 @@ class RenterStore:
 
     def penalties(self) -> list[Penalty]:
         """Every penalty, oldest first."""
-        rows = self._database.query("SELECT * FROM renter_penalty ORDER BY since, hotkey")
-        return [Penalty(hotkey=row["hotkey"], note=row["note"], since=row["since"]) for row in rows]
+        return read_penalties(self._database)
 
     def note_outcome(self, hotkey: str, now: float, *, good: bool) -> None:
         """Record that a lease on ``hotkey`` came up, or did not."""

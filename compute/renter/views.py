@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
 
+from compute.clock import duration, utc
 from compute.console import Column
 from compute.renter.market import Offer
 from compute.renter.records import GrantRecord, Penalty
@@ -153,22 +153,6 @@ def penalty_json(penalty: Penalty) -> dict[str, object]:
 def penalty_rows(penalties: Sequence[Penalty]) -> list[list[str]]:
     """Rows for ``PENALTY_COLUMNS``."""
     return [[penalty.hotkey, utc(penalty.since), penalty.note] for penalty in penalties]
-
-
-def utc(moment: float) -> str:
-    """Unix seconds as ISO 8601 in UTC, to the second."""
-    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def duration(seconds: float) -> str:
-    """The two largest units of a time span: ``89 d 23 h``; ``-`` for what is over."""
-    if seconds <= 0:
-        return "-"
-    minutes = int(seconds) // 60
-    days, hours = divmod(minutes // 60, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
 
 
 def _login(record: GrantRecord) -> str:

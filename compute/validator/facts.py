@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from compute.proof.models import MachineVerdict
+from compute.proof.models import DeviceMeasurement, MachineVerdict
 from compute.reasons import SAYS_NOTHING, ProofReason
 from compute.store import Database
 
@@ -299,6 +299,17 @@ class FactStore:
             for row in self._database.query("SELECT * FROM leased_machine")
         }
 
+    def measurements(self, hotkey: str) -> dict[int, list[DeviceMeasurement]]:
+        """What was measured of each device, by the id of the verdict."""
+        rows = self._database.query("SELECT id, devices FROM verdict WHERE hotkey = ?", (hotkey,))
+        return {
+            row["id"]: [
+                DeviceMeasurement(**{**device, "reason": ProofReason(device["reason"])})
+                for device in json.loads(row["devices"])
+            ]
+            for row in rows
+        }
+
     def record_scores(self, scores: Iterable[ScoreFact], *, at: float, block: int) -> None:
         """Replace all scores."""
         rows = [
@@ -315,6 +326,11 @@ class FactStore:
             ScoreFact(row["hotkey"], row["uid"], row["total"], ProofReason(row["reason"]), json.loads(row["breakdown"]))
             for row in self._database.query("SELECT * FROM score ORDER BY uid")
         ]
+
+    def scored_at(self) -> tuple[float, int] | None:
+        """When the last scores were made: Unix seconds and block; None before the first."""
+        rows = self._database.query("SELECT at, block FROM score LIMIT 1")
+        return (rows[0]["at"], rows[0]["block"]) if rows else None
 
     def begin_weights(self, weights: Mapping[int, int], *, at: float, block: int) -> int:
         """Write down what is about to be submitted; returns the entry's id."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -15,11 +14,10 @@ from compute.allocation.client import AllocationClient
 from compute.chain import SubtensorChain
 from compute.clock import SystemClock
 from compute.config import load_config
-from compute.console import Column, Output
 from compute.duty import beside, repeat
-from compute.errors import ComputeError, ExtrinsicRefused
+from compute.errors import ExtrinsicRefused
 from compute.keypairs import verify_signature
-from compute.neuron import EXIT_CONFIG, EXIT_OK, load_wallet, run_neuron
+from compute.neuron import load_wallet, run_neuron
 from compute.notices.delivery import Delivery
 from compute.notices.notice import urls_from
 from compute.notices.outbox import Outbox
@@ -35,7 +33,7 @@ from compute.transport.caller import DendriteCaller
 from compute.validator.facts import FactStore
 from compute.validator.service import Leases, ValidatorService, ValidatorSettings
 from compute.validator.standing import QueryPolicy
-from compute.validator.status import MinerRow, miner_rows
+from compute.validator.status import miner_rows
 from compute.versions import REFRESH_SECONDS, VersionFile
 
 logger = logging.getLogger(__name__)
@@ -44,18 +42,6 @@ _POLL_SECONDS = 6.0
 _LOCAL_POLL_SECONDS = 0.5
 _DELIVERY_SECONDS = 5.0
 NOWHERE = "192.0.2.1"
-
-COLUMNS = (
-    Column("uid", right=True),
-    Column("hotkey", drop_order=6),
-    Column("claims", drop_order=3),
-    Column("verdict"),
-    Column("reason"),
-    Column("TFLOPS", drop_order=5, right=True),
-    Column("score", right=True),
-    Column("weight", right=True),
-    Column("leased", drop_order=4),
-)
 
 
 def run(options: ValidatorOptions) -> int:
@@ -155,39 +141,3 @@ async def _announce_version(chain: SubtensorChain, options: ValidatorOptions) ->
     except ExtrinsicRefused as error:
         # Miners then see the version that was published last: no reason not to validate.
         logger.warning("the chain does not take our version now: %s", error)
-
-
-def status(options: ValidatorOptions) -> int:
-    """Print what the database knows of every miner; returns the exit code."""
-    output = Output(sys.stdout, sys.stderr, as_json=options.json)
-    try:
-        database = Database(options.database)
-        try:
-            rows = miner_rows(FactStore(database))
-        finally:
-            database.close()
-    except ComputeError as error:
-        output.error(str(error), reason=None, advice="Name the validator's database with --database.")
-        return EXIT_CONFIG
-    if options.json:
-        output.data([row.to_json() for row in rows])
-    elif rows:
-        output.table(COLUMNS, [cells(row) for row in rows])
-    else:
-        output.note(f"{options.database} holds no scores yet: the validator has not finished a round.")
-    return EXIT_OK
-
-
-def cells(row: MinerRow) -> list[str]:
-    """One row of the status table, as ``COLUMNS``."""
-    return [
-        str(row.uid),
-        row.hotkey[:8] + "…",
-        f"{row.claim_count} × {row.claim_gpu}" if row.claim_gpu else "–",
-        f"{row.count} × {row.gpu}" if row.gpu else "–",
-        row.reason.value,
-        f"{row.tflops16:.3g}" if row.tflops16 is not None else "–",
-        f"{row.score:.2f}",
-        f"{row.weight:.1%}",
-        "yes" if row.allocated else "",
-    ]

@@ -10,6 +10,7 @@ from compute.config import Config
 from compute.proof.fingerprint import shared_devices
 from compute.reasons import ProofReason
 from compute.scoring import PENALIZED, score
+from compute.validator.circumstances import circumstances
 from compute.validator.facts import ScoreFact, SpecsFact, VerdictHistory
 from compute.validator.standing import Standing, standing
 
@@ -30,7 +31,9 @@ class Known:
 def score_all(known: Known, config: Config, now: float) -> list[ScoreFact]:
     """Score every hotkey of the subnet but our own, by uid."""
     by_registration = sorted(known.metagraph.neurons, key=lambda neuron: (neuron.registered_at, neuron.uid))
-    shared = shared_devices([(neuron.hotkey, _proven_uuids(known, neuron.hotkey)) for neuron in by_registration])
+    proven = [(neuron, _proven_uuids(known, neuron.hotkey)) for neuron in by_registration]
+    shared = shared_devices([(neuron.hotkey, uuids) for neuron, uuids in proven])
+    around = circumstances(known.metagraph, known.own_hotkey, shared, proven)
     facts = []
     for neuron in known.metagraph.neurons:
         if neuron.hotkey == known.own_hotkey:
@@ -48,6 +51,7 @@ def score_all(known: Known, config: Config, now: float) -> list[ScoreFact]:
         # A kept verdict is paid, and still says what went wrong last.
         reason = stands.reason if stands.kept else breakdown.reason
         details = asdict(breakdown) | {"reason": reason.value, "kept": stands.kept, "gpu": stands.gpu}
+        details |= around[neuron.hotkey]
         facts.append(ScoreFact(neuron.hotkey, neuron.uid, breakdown.total, reason, details))
     return facts
 

@@ -31,13 +31,11 @@ def unqueried(metagraph: Metagraph, own_hotkey: str, policy: QueryPolicy) -> dic
     Of several uids at one external IP the earliest registered keeps it. A miner that publishes no version is asked
     only if the policy allows it, once the quorum of updated miners is reached; until then everybody is.
     """
-    serving = [neuron for neuron in metagraph.neurons if neuron.is_serving and neuron.hotkey != own_hotkey]
+    serving = _serving(metagraph, own_hotkey)
     enforced = enforced_version(
         (neuron.version for neuron in serving), policy.minimal_versions(), policy.updated_threshold_percent
     )
-    keepers: dict[str, Neuron] = {}
-    for neuron in sorted(serving, key=lambda neuron: (neuron.registered_at, neuron.uid)):
-        keepers.setdefault(neuron.ip, neuron)
+    keepers = ip_keepers(metagraph, own_hotkey)
     reasons: dict[str, ProofReason] = {}
     for neuron in metagraph.neurons:
         white = policy.lists.whitelisted(neuron.hotkey, neuron.coldkey) is not None
@@ -52,6 +50,18 @@ def unqueried(metagraph: Metagraph, own_hotkey: str, policy: QueryPolicy) -> dic
             if not (unrecognized and policy.allow_unrecognized):
                 reasons[neuron.hotkey] = ProofReason.OLD_VERSION
     return reasons
+
+
+def ip_keepers(metagraph: Metagraph, own_hotkey: str) -> dict[str, Neuron]:
+    """Who keeps each external IP: the earliest registered of those that serve there."""
+    keepers: dict[str, Neuron] = {}
+    for neuron in sorted(_serving(metagraph, own_hotkey), key=lambda neuron: (neuron.registered_at, neuron.uid)):
+        keepers.setdefault(neuron.ip, neuron)
+    return keepers
+
+
+def _serving(metagraph: Metagraph, own_hotkey: str) -> list[Neuron]:
+    return [neuron for neuron in metagraph.neurons if neuron.is_serving and neuron.hotkey != own_hotkey]
 
 
 @dataclass(frozen=True)

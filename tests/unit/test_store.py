@@ -116,3 +116,34 @@ def test_use_after_close_is_an_error_of_ours(path: Path) -> None:
     database.close()
     with pytest.raises(StoreError):
         database.query("SELECT 1")
+
+
+def test_reading_changes_nothing(path: Path) -> None:
+    with pytest.raises(StoreError, match="--database"):
+        Database(path, read_only=True)
+    assert not path.exists()
+    writer = Database(path)
+    writer.migrate("items", [V1])
+    reader = Database(path, read_only=True)
+    reader.migrate("items", [V1])
+    with writer.transaction() as connection:
+        connection.execute("INSERT INTO item VALUES ('one', 1)")
+    assert names(reader) == ["one"], "it sees what a running neuron writes"
+    with pytest.raises(StoreError, match="readonly"), reader.transaction() as connection:
+        connection.execute("DELETE FROM item")
+    for scripts in ([], [V1, "CREATE TABLE more (x)"]):
+        with pytest.raises(StoreError, match="start the neuron with this code"):
+            reader.migrate("items", scripts)
+    writer.close()
+    assert names(reader) == ["one"]
+    reader.close()
+
+
+def test_reading_sets_no_corrupted_file_aside(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"this is no database at all" * 100)
+    reader = Database(path, read_only=True)
+    with pytest.raises(StoreError, match="not a database"):
+        reader.migrate("items", [V1])
+    reader.close()
+    assert path.exists()

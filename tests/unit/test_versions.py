@@ -88,3 +88,11 @@ async def test_a_path_is_read_again_and_kept_for_the_next_start(tmp_path: Path) 
     assert VersionFile("elsewhere", database, clock).of_miners() == (OWN.miner,), "another file's versions are its own"
     (row,) = database.query("SELECT at FROM version_file")
     assert row["at"] == clock.now()
+
+
+async def test_lower_versions_than_ours_change_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "versions.py"
+    file.write_text(text(miner="1.0.0", validator="0.0.1"))
+    versions = VersionFile(str(file), Database(":memory:"), ManualClock())
+    await versions.refresh()
+    assert (versions.of_miners(), versions.of_validators()) == ((OWN.miner,), (OWN.validator,))

@@ -16,6 +16,7 @@ from compute.allocation.runtime import Endpoint, LeaseOrder
 from compute.hardware import Hardware
 from compute.localnet.demo.cast import LIE, LIE_MIB, Kind
 from compute.miner import program
+from compute.miner.machine import hardware_of
 from compute.neuron import leave, run_neuron
 from compute.options import MinerOptions, parse_miner
 from compute.specs import Gpu, MachineSpecs
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
 async def _serve(kind: Kind, options: MinerOptions) -> None:
     logs.configure(options.logging, program="miner")
-    hardware = program.hardware_of(options)
+    hardware = hardware_of(options)
     if kind is Kind.LIAR:
         hardware = Lying(hardware)
     runtime = program.local_runtime(options, Mortal if kind is Kind.DYING else LocalRuntime)

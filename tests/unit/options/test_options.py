@@ -184,9 +184,19 @@ def test_usage_errors_quote_the_value_and_the_bound(
     assert "--help" in error
 
 
-def test_the_validator_refuses_json_without_status(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--json goes with --status" in refused(parse_validator, ["--json"], capsys)
+def test_json_goes_with_a_question_and_one_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--json goes with --status or --explain" in refused(parse_validator, ["--json"], capsys)
+    assert "two questions" in refused(parse_validator, ["explain", "3", "--status"], capsys)
     assert parse_validator(["--json", "--status"], {}).json is True
+
+
+def test_explain_is_a_command_and_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["explain", "17", "--json"], ["--json", "--explain", "17"], ["explain", "17", "--json", "true"]):
+        options = parse_validator(argv, {})
+        assert (options.explain, options.json, options.status) == ("17", True, False)
+    assert parse_validator([], {}).explain is None
+    assert "expected one argument" in refused(parse_validator, ["explain"], capsys)
+    assert "unknown argument 'explain'" in refused(parse_validator, ["--netuid", "3", "explain", "17"], capsys)
 
 
 @pytest.mark.parametrize(
