@@ -10,6 +10,7 @@ from typing import Any
 
 from compute.clock import Clock
 from compute.errors import ComputeError
+from compute.telemetry.metrics import DUTY_FAILURES, DUTY_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -23,18 +24,22 @@ async def repeat(name: str, work: Callable[[], Awaitable[object]], *, clock: Clo
     """
     backoff = pause_seconds
     while True:
+        begun = clock.monotonic()
         try:
             await work()
         except asyncio.CancelledError:
             raise
         except ComputeError as error:
+            DUTY_FAILURES.labels(name).inc()
             backoff = min(2 * backoff, _MAX_BACKOFF_SECONDS)
             logger.warning("%s: %s; next try in %.1f s", name, error, backoff)
         except Exception:
+            DUTY_FAILURES.labels(name).inc()
             backoff = min(2 * backoff, _MAX_BACKOFF_SECONDS)
             logger.exception("%s failed unexpectedly; next try in %.1f s", name, backoff)
         else:
             backoff = pause_seconds
+        DUTY_SECONDS.labels(name).observe(clock.monotonic() - begun)
         await clock.sleep(backoff)
 
 

@@ -10,6 +10,7 @@ from compute.access import AccessPolicy, RateLimiter, decide, enforced_version, 
 from compute.chain import Metagraph, Neuron
 from compute.clock import Clock
 from compute.reasons import AccessReason
+from compute.telemetry.metrics import REQUESTS_REFUSED
 from compute.versions import OWN
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class MinerGate:
             metagraph_known=snapshot.known,
         )
         if not decision.allowed:
+            REQUESTS_REFUSED.labels(decision.reason.value).inc()
             self._log_refusal(hotkey[:48], synapse_name, decision.reason)
             return decision.reason.value
         return None
@@ -76,7 +78,10 @@ class MinerGate:
 
     def overuse(self, hotkey: str) -> str | None:
         """Like ``refusal``, of a caller whose signature is verified: whether it has asked too often."""
-        return AccessReason.RATE_LIMITED.value if self._limiter.take(hotkey) > 0 else None
+        if self._limiter.take(hotkey) == 0:
+            return None
+        REQUESTS_REFUSED.labels(AccessReason.RATE_LIMITED.value).inc()
+        return AccessReason.RATE_LIMITED.value
 
     def priority(self, hotkey: str, synapse_name: str) -> float:
         neuron = self._snapshot.callers.get(hotkey)

@@ -21,16 +21,18 @@ from compute.allocation.runtime import LeaseKind, Runtime
 from compute.allocation.service import AllocateService
 from compute.chain import SubtensorChain
 from compute.clock import SystemClock
+from compute.config import load_config
 from compute.duty import beside, repeat
 from compute.hardware import Hardware
 from compute.miner.gate import MinerGate
-from compute.miner.machine import docker_host, hardware_of
+from compute.miner.machine import docker_host, hardware_of, say_what_it_earns
 from compute.miner.service import MinerService
 from compute.neuron import load_wallet, run_neuron
 from compute.options import MinerOptions, RuntimeKind
 from compute.signing import SignerMemory
 from compute.store import Database, data_folder
-from compute.telemetry import logs, wandb_run
+from compute.telemetry import logs, metrics, wandb_run
+from compute.telemetry.collectors import MinerCollector
 from compute.telemetry.content import miner_content
 from compute.transport.server import AxonServer
 from compute.versions import REFRESH_SECONDS, VersionFile
@@ -58,6 +60,7 @@ async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime) -> 
     Raises:
         ComputeError: the neuron cannot start; the message says what to do.
     """
+    config = load_config(options.config_file)
     wallet = load_wallet(options.wallet)
     own_hotkey = str(wallet.hotkey.ss58_address)
     details = {"version": __version__, "hotkey": own_hotkey, "netuid": options.netuid}
@@ -67,8 +70,9 @@ async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime) -> 
     clock = SystemClock()
     database = Database(options.database)
     chain = SubtensorChain(options.subtensor.endpoint, options.netuid, wallet)
+    leases = LeaseStore(database, SecretBox.from_key_file(key_file_of(options)))
     manager = LeaseManager(
-        store=LeaseStore(database, SecretBox.from_key_file(key_file_of(options))),
+        store=leases,
         runtime=runtime,
         specs=hardware.specs,
         clock=clock,
@@ -92,6 +96,7 @@ async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime) -> 
             external_port=options.axon.external_port,
             max_workers=options.axon.max_workers,
         )
+        say_what_it_earns(await asyncio.to_thread(hardware.specs), config)
         await manager.start()
         service = MinerService(
             hotkey=wallet.hotkey,
@@ -110,7 +115,8 @@ async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime) -> 
         if wandb_run.is_on(os.environ):
             run = wandb_run.WandbRun("miner", own_hotkey, wallet.hotkey, data_folder(options.database))
             duties.append(wandb_run.publishing(run, content, clock))
-        async with beside(*duties):
+        collector = MinerCollector(leases, own_hotkey, options.netuid)
+        async with metrics.served(options.metrics, [collector], clock), beside(*duties):
             await service.run()
     finally:
         await manager.close()

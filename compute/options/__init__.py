@@ -8,6 +8,7 @@ from compute.options.shared import (
     AxonOptions,
     ListOptions,
     LoggingOptions,
+    MetricsOptions,
     SubtensorOptions,
     WalletOptions,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "Group",
     "ListOptions",
     "LoggingOptions",
+    "MetricsOptions",
     "MinerOptions",
     "Option",
     "OptionParser",

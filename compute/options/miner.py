@@ -90,6 +90,7 @@ GROUPS: tuple[Group, ...] = (
     Group("who may call", (NOT_ENOUGH_STAKE, NOT_UPDATED, UPDATED_THRESHOLD)),
     shared.LISTS,
     shared.LOGGING,
+    shared.METRICS,
     Group("retired", (HASHCAT_PATH, HASHCAT_PROFILE, HASHCAT_EXTENDED)),
 )
 

@@ -206,7 +206,7 @@ CONFIG_FILE: Option[Path | None] = Option(
     "config.file",
     kinds.path,
     None,
-    "GPU table and proof settings.",
+    "What each GPU must show and earns, and how validators prove it.",
     metavar="PATH",
     default_text="the repository's config.yaml",
 )
@@ -230,6 +230,18 @@ VERSION_FILE: Option[str | None] = Option(
     default_text="those of this release",
 )
 GENERAL = Group("general", (NETUID, CONFIG_FILE, DATABASE, STATUS, JSON, VERSION_FILE, AUTO_UPDATE))
+
+METRICS_PORT: Option[int | None] = Option(
+    "metrics.port", kinds.port, None, "Serve metrics for Prometheus on this port.", metavar="PORT", default_text="off"
+)
+METRICS_IP = Option(
+    "metrics.ip",
+    kinds.ip_address,
+    "127.0.0.1",
+    "Address that the metrics are served on. They are for everybody who can reach it.",
+    metavar="IP",
+)
+METRICS = Group("metrics", (METRICS_PORT, METRICS_IP))
 
 EXPLOITERS = Option(
     "blacklist.exploiters", kinds.boolean, True, "Blacklist the hotkeys on the built-in list of exploiters."
@@ -293,6 +305,14 @@ class AxonOptions:
 
 
 @dataclass(frozen=True)
+class MetricsOptions:
+    """Where metrics are served; ``port`` None: nowhere."""
+
+    port: int | None = None
+    ip: str = "127.0.0.1"
+
+
+@dataclass(frozen=True)
 class ListOptions:
     """Black and white lists as given: ss58 addresses."""
 
@@ -313,6 +333,7 @@ class NeuronOptions:
     logging: LoggingOptions
     axon: AxonOptions
     lists: ListOptions
+    metrics: MetricsOptions
     config_file: Path | None
     database: Path
     status: bool
@@ -343,6 +364,7 @@ def neuron_options(
         logging=logging_options(values),
         axon=axon_options(values),
         lists=list_options(values),
+        metrics=MetricsOptions(values[METRICS_PORT], values[METRICS_IP]),
         config_file=values[CONFIG_FILE],
         database=values[DATABASE],
         status=values[STATUS],

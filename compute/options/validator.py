@@ -87,6 +87,7 @@ GROUPS: tuple[Group, ...] = (
     Group("which miners", (WHITELIST_UNRECOGNIZED, UPDATED_THRESHOLD)),
     shared.LISTS,
     shared.LOGGING,
+    shared.METRICS,
     shared.VALIDATOR_AXON,
     Group("retired", (CHALLENGE_BATCH,)),
 )

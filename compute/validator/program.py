@@ -27,7 +27,8 @@ from compute.renter.evidence import Rental, RentalEvidence
 from compute.renter.remote import SshRemote
 from compute.signing import SignerMemory
 from compute.store import Database, data_folder
-from compute.telemetry import logs, wandb_run
+from compute.telemetry import logs, metrics, wandb_run
+from compute.telemetry.collectors import ValidatorCollector
 from compute.telemetry.content import validator_content
 from compute.transport.caller import DendriteCaller
 from compute.validator.facts import FactStore
@@ -102,7 +103,8 @@ def run(options: ValidatorOptions) -> int:
             run = wandb_run.WandbRun("validator", own_hotkey, wallet.hotkey, folder)
             duties.append(wandb_run.publishing(run, content, clock))
         try:
-            async with beside(*duties):
+            collector = ValidatorCollector(facts, own_hotkey, options.netuid)
+            async with metrics.served(options.metrics, [collector], clock), beside(*duties):
                 await _announce_version(chain, options)
                 await service.run()
         finally:

@@ -20,6 +20,7 @@ from compute.proof.session import Target, prove_batch
 from compute.reasons import ProofReason
 from compute.renter.evidence import Rental
 from compute.specs import MachineSpecs, SpecsError, parse_specs
+from compute.telemetry.metrics import PROOF_SECONDS
 from compute.transport.peer import Caller, Peer
 from compute.validator.facts import FactStore, SpecsFact, VerdictHistory
 from compute.validator.probing import worker_on
@@ -290,6 +291,7 @@ class ValidatorService:
             "seconds": round(seconds, 1),
             "detail": verdict.detail,
         }
+        PROOF_SECONDS.labels(verdict.reason.value).observe(seconds)
         logger.info("machine proven" if verdict.ok else "machine not proven", extra=details)
         try:
             self._facts.record_verdict(hotkey, verdict, at=self._clock.now(), block=block, seconds=seconds)

@@ -41,6 +41,7 @@ def test_defaults_are_those_that_the_network_knows() -> None:
         assert options.subtensor == groups.SubtensorOptions("finney", "wss://entrypoint-finney.opentensor.ai:443")
         assert (options.status, options.json) == (False, False)
         assert options.version_file is None
+        assert options.metrics == groups.MetricsOptions(None, "127.0.0.1")
     assert miner.ssh_port == 4444
     assert (miner.runtime, miner.image) == (RuntimeKind.DOCKER, "compute-machine")
     assert (miner.cpu_devices, miner.ssh_host, miner.require_signed) == (0, "127.0.0.1", False)
@@ -89,7 +90,7 @@ def test_every_option_reaches_its_field_of_the_miner() -> None:
         *("--axon.external_port", "2", "--axon.external_ip", "127.0.0.2", "--axon.max_workers", "3"),
         *("--blacklist.exploiters", "no", "--blacklist.hotkeys", f"{ALICE},{BOB}", "--blacklist.coldkeys", BOB),
         *("--whitelist.hotkeys", BOB, "--whitelist.coldkeys", ALICE, "--ssh.port", "4", "--ssh.host", "127.0.0.5"),
-        *("--version.file", "https://example.org/v.py"),
+        *("--version.file", "https://example.org/v.py", "--metrics.port", "5", "--metrics.ip", "::1"),
         *("--miner.runtime", "local", "--miner.cpu.devices", "2", "--miner.require.signed"),
         *("--miner.whitelist.not.enough.stake", "--miner.whitelist.not.updated"),
         *("--miner.whitelist.updated.threshold", "61", "--miner.hashcat.path", "/h"),
@@ -102,6 +103,7 @@ def test_every_option_reaches_its_field_of_the_miner() -> None:
         logging=groups.LoggingOptions(True, True, True, True, True, "/l", True),
         axon=groups.AxonOptions(1, "0.0.0.0", 2, "127.0.0.2", 3),
         lists=groups.ListOptions(False, (ALICE, BOB), (BOB,), (BOB,), (ALICE,)),
+        metrics=groups.MetricsOptions(5, "::1"),
         config_file=Path("c.yaml"),
         database=Path("d.db"),
         status=True,
