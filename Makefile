@@ -23,8 +23,8 @@ $(STAMP): requirements.txt requirements-dev.txt setup.py pyproject.toml
 	@$(PIP) install --quiet --no-deps -e .
 	@touch $(STAMP)
 
-demo: install ## a whole subnet on this machine: chain, validator, miners, a rental
-	@$(BIN)/python -m compute.localnet demo $(ARGS)
+demo: install ## a whole subnet on this machine: chain, validator, miners, a rental; DOCKER=1: in containers
+	@$(BIN)/python -m compute.localnet demo $(if $(filter-out 0,$(DOCKER)),--docker) $(ARGS)
 
 test: install ## all tests
 	$(BIN)/python -m pytest -n auto -m "not e2e" $(ARGS)

@@ -134,7 +134,8 @@ def runtime_of(options: MinerOptions) -> Runtime:
     if options.runtime is RuntimeKind.LOCAL:
         return local_runtime(options)
     hotkey = str(load_wallet(options.wallet).hotkey.ss58_address)
-    runtime = DockerRuntime(DockerSettings(miner=hotkey, image=options.image), DockerEngine(docker_host()))
+    settings = DockerSettings(miner=hotkey, image=options.image, bind_address=options.ssh_host)
+    runtime = DockerRuntime(settings, DockerEngine(docker_host()))
     runtime.check()
     return runtime
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from compute.options import kinds, shared
 from compute.options.option import Group, Option, OptionParser, read
@@ -26,14 +25,16 @@ class RuntimeKind(str, Enum):
     LOCAL = "local"
 
 
+ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 - renters come from everywhere
+
 SSH_PORT = Option("ssh.port", kinds.port, 4444, "Port where a leased machine answers SSH.", metavar="PORT")
 SSH_HOST: Option[str | None] = Option(
     "ssh.host",
     kinds.ip_address,
     None,
-    "Loopback address where the local runtime answers SSH.",
+    "Address of this machine where a leased machine answers SSH; with the local runtime, one of the loopback.",
     metavar="IP",
-    default_text="--axon.external_ip if that is one, else 127.0.0.1",
+    default_text="--axon.external_ip if that is of the loopback, else all with docker and 127.0.0.1 with local",
 )
 RUNTIME = Option(
     "miner.runtime",
@@ -54,7 +55,7 @@ CPU_DEVICES = Option(
     "miner.cpu.devices",
     kinds.integer(0, 64),
     0,
-    "With the local runtime: offer this many CPU cores as devices.",
+    "Offer this many CPU cores as devices, to a chain on this machine only.",
     metavar="N",
 )
 REQUIRE_SIGNED = Option(
@@ -133,17 +134,19 @@ def parse_miner(argv: Sequence[str], environ: Mapping[str, str]) -> MinerOptions
             "--miner.runtime local gives its tenants a shell of this user, so it needs a chain on this machine; "
             f"this one is {subtensor.endpoint}. Use --miner.runtime docker, or --subtensor.network local"
         )
-    if runtime is RuntimeKind.DOCKER:
-        local_only: tuple[Option[Any], ...] = (SSH_HOST, CPU_DEVICES)
-        for option in local_only:
-            if values.is_given(option):
-                parser.error(f"--{option.name} {values[option]} goes with --miner.runtime local")
-    elif values.is_given(IMAGE):
+    if values[CPU_DEVICES] and not subtensor.is_local:
+        parser.error(
+            f"--{CPU_DEVICES.name} {values[CPU_DEVICES]} is for a chain on this machine, and this one is "
+            f"{subtensor.endpoint}: only a localnet's validators pay for cores"
+        )
+    if runtime is RuntimeKind.LOCAL and values.is_given(IMAGE):
         parser.error(f"--{IMAGE.name} {values[IMAGE]} goes with --miner.runtime docker")
     ssh_host = values[SSH_HOST]
+    if ssh_host is None and axon.external_ip and kinds.is_loopback(axon.external_ip):
+        ssh_host = axon.external_ip
     if ssh_host is None:
-        ssh_host = axon.external_ip if axon.external_ip and kinds.is_loopback(axon.external_ip) else "127.0.0.1"
-    if not kinds.is_loopback(ssh_host):
+        ssh_host = "127.0.0.1" if runtime is RuntimeKind.LOCAL else ALL_ADDRESSES
+    if runtime is RuntimeKind.LOCAL and not kinds.is_loopback(ssh_host):
         parser.error(f"--ssh.host {ssh_host} is not an address of the loopback, such as 127.0.0.2")
     return MinerOptions(
         **vars(neuron),

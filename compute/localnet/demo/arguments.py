@@ -7,8 +7,8 @@ from pathlib import Path
 
 DESCRIPTION = """Play a whole subnet on this machine: a chain, a validator and miners as ordinary processes, one that
 claims a GPU which it does not have and one that dies halfway; rent the best machine and run a command in it. Needs no
-GPU, no Docker, no keys and no network. Ends with status 0 only if the chain holds what the scores say and the cheats
-got nothing."""
+GPU, no keys, no network, and no Docker unless --docker asks for it. Ends with status 0 only if the chain holds what
+the scores say and the cheats got nothing."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of tables")
     parser.add_argument(
         "--miners", type=_miners, default=4, metavar="N", help="how many miners, 4 to 16 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--docker",
+        action="store_true",
+        help="the honest miners rent out containers; needs a Docker engine with the image (docs/miner.md)",
     )
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write the final table to FILE as SVG too")
     parser.add_argument("--keep", action="store_true", help="keep everything running at the end, until Ctrl-C")

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from compute.console import Column, Output
-from compute.errors import ComputeError
+from compute.errors import ComputeError, ConfigError
 from compute.localnet.demo.cast import cast
 from compute.localnet.demo.stage import VALIDATOR, Stage
 from compute.localnet.demo.story import Ending, Scene, Story
@@ -21,6 +21,8 @@ from compute.localnet.demo.story import Ending, Scene, Story
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
+
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 COLUMNS = (
     Column("uid", right=True),
@@ -39,20 +41,26 @@ def run(options: argparse.Namespace) -> int:
     logging.disable(logging.CRITICAL)
     folder = Path(tempfile.mkdtemp(prefix="compute-demo-"))
     output = Output(sys.stdout, sys.stderr, as_json=options.json)
-    stage = Stage(folder, cast(options.miners), block_seconds=options.block_time)
-    ending: Ending | None = None
+    stage = Stage(folder, cast(options.miners), block_seconds=options.block_time, docker=options.docker)
     try:
-        ending = asyncio.run(_play(stage, output, keep=options.keep))
+        try:
+            ending = asyncio.run(_play(stage, output, keep=options.keep))
+        finally:
+            for number in _ENDINGS:
+                # A second Ctrl-C from here on would leave processes that nobody ends.
+                signal.signal(number, signal.SIG_IGN)
+            stage.close()
+    except ConfigError as error:
+        output.error(str(error), reason=None, advice="Or leave out --docker: the demo does without containers.")
+        shutil.rmtree(folder, ignore_errors=True)
+        return EXIT_FAILED
     except ComputeError as error:
         output.error(str(error), reason=None, advice=f"The logs of all processes are in {folder}")
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        output.note("interrupted; every process has been ended")
-        shutil.rmtree(folder, ignore_errors=True)
-        return EXIT_INTERRUPTED
-    finally:
-        stage.close()
-    if ending is None:
         return EXIT_FAILED
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        shutil.rmtree(folder, ignore_errors=True)
+        output.note("interrupted; every process has been ended")
+        return EXIT_INTERRUPTED
     if options.picture is not None:
         caption = "\n".join(_closing_lines(ending))
         rows = [_cells(scene) for scene in ending.scenes]
@@ -69,7 +77,14 @@ async def _play(stage: Stage, output: Output, *, keep: bool) -> Ending:
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+
+    def end(*_: object) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(task.cancel)
+
+    for number in _ENDINGS:
+        # Not the loop's own, which go when it closes: a second Ctrl-C just then would skip the rest.
+        signal.signal(number, end)
     with output.live_table(COLUMNS) as draw:
         story = Story(stage, lambda scenes, caption: draw([_cells(scene) for scene in scenes], caption))
         ending = await story.play()
@@ -117,12 +132,14 @@ def _cells(scene: Scene) -> list[str]:
 def _invitation(stage: Stage) -> str:
     endpoint, folder = stage.node.endpoint, stage.folder
     wallet = f"--wallet.path {folder}/wallets --wallet.name {VALIDATOR} --wallet.hotkey default"
+    containers = ["  docker ps --filter label=compute.miner"] if stage.docker else []
     return "\n".join(
         (
             "Everything keeps running until Ctrl-C. In another terminal:",
             f"  python neurons/validator.py --status --database {stage.database_path(VALIDATOR)}",
             f"  python neurons/register.py offers --subtensor.chain_endpoint {endpoint} {wallet} "
             f"--database {stage.database_path(VALIDATOR)} --config.file {stage.config_path}",
+            *containers,
             f"Logs and databases: {folder}",
         )
     )

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from compute.allocation.docker_engine import DockerEngine
+from compute.allocation.docker_options import DockerSettings
+from compute.allocation.docker_runtime import DockerRuntime
 from compute.allocation.local import LocalRuntime
+from compute.allocation.runtime import Runtime
 from compute.localnet.demo.cast import Actor, Kind
 from compute.localnet.newcomer import make_wallet, register
 from compute.localnet.process import NodeProcess
+from compute.miner.machine import docker_host
+from compute.options.miner import IMAGE
 
 NETUID = 27
 VALIDATOR = "validator"
@@ -25,11 +32,15 @@ _LOG_TAIL = 2000
 
 
 class Stage:
-    """Starts and stops the processes. Blocking; use in a thread. ``close`` ends everything that was begun."""
+    """Starts and stops the processes. Blocking; use in a thread. ``close`` ends everything that was begun.
 
-    def __init__(self, folder: Path, actors: Sequence[Actor], *, block_seconds: float) -> None:
+    With ``docker`` the honest miners rent out containers. All share one engine: each knows its own by its hotkey.
+    """
+
+    def __init__(self, folder: Path, actors: Sequence[Actor], *, block_seconds: float, docker: bool = False) -> None:
         self.folder = folder
         self.actors = list(actors)
+        self.docker = docker
         self.addresses = {actor.name: f"127.0.0.{2 + number}" for number, actor in enumerate(actors)}
         self.wallets: dict[str, Any] = {}
         self.node = NodeProcess(block_time_seconds=block_seconds, netuid=NETUID, state=folder / "chain.db")
@@ -51,6 +62,15 @@ class Stage:
     def hotkey(self, name: str) -> str:
         """The ss58 address of a neuron's hotkey."""
         return str(self.wallets[name].hotkey.ss58_address)
+
+    def check_docker(self) -> None:
+        """Return if containers can be started here.
+
+        Raises:
+            ConfigError: there is no engine, or no image; the message says what to do.
+        """
+        with contextlib.closing(_docker_runtime("nobody")) as runtime:
+            runtime.check()
 
     def start_chain(self) -> None:
         """Start the chain.
@@ -75,7 +95,8 @@ class Stage:
         options = [
             *self._shared_options(actor.name),
             *("--axon.ip", address, "--axon.external_ip", address, "--axon.port", str(_free_port(address))),
-            *("--miner.runtime", "local", "--miner.cpu.devices", str(actor.devices)),
+            *("--miner.runtime", "docker" if self._in_containers(actor) else "local"),
+            *("--miner.cpu.devices", str(actor.devices)),
             *("--ssh.port", str(_free_port(address))),
         ]
         if actor.kind is Kind.HONEST:
@@ -108,7 +129,11 @@ class Stage:
             return log.read().decode(errors="replace")
 
     def close(self) -> None:
-        """End every process that was started, leases included. Idempotent."""
+        """End every process that was started, leases included. Idempotent.
+
+        Raises:
+            RuntimeFailure: containers are left, since the engine has gone; all the rest has ended.
+        """
         for process in self.processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -118,13 +143,25 @@ class Stage:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for actor in self.actors:
-            # A miner leaves its lease running when it ends; on a stage that is struck, nobody comes back for it.
-            leases = self.database_path(actor.name).with_suffix(".data") / "leases"
-            runtime = LocalRuntime(leases, chain_endpoint="ws://127.0.0.1")
-            for status in runtime.list():
-                runtime.stop(status.lease_id)
         self.node.close()
+        # A miner leaves its lease running when it ends; on a stage that is struck, nobody comes back for it.
+        with contextlib.ExitStack() as all_of_them:
+            for runtime in self._runtimes():
+                all_of_them.callback(_clear, runtime)
+
+    def _in_containers(self, actor: Actor) -> bool:
+        return self.docker and actor.kind is Kind.HONEST
+
+    def _runtimes(self) -> Iterator[Runtime]:
+        """What the leases of every miner that has started may still run in."""
+        for actor in self.actors:
+            if actor.name not in self.processes:
+                continue
+            if self._in_containers(actor):
+                yield _docker_runtime(self.hotkey(actor.name))
+            else:
+                leases = self.database_path(actor.name).with_suffix(".data") / "leases"
+                yield LocalRuntime(leases, chain_endpoint="ws://127.0.0.1")
 
     def _shared_options(self, name: str) -> list[str]:
         return [
@@ -143,6 +180,19 @@ class Stage:
                 cwd=self.folder,
                 start_new_session=True,  # Ctrl-C is for the demo, which ends its processes in its own order
             )
+
+
+def _docker_runtime(miner: str) -> DockerRuntime:
+    return DockerRuntime(DockerSettings(miner=miner, image=IMAGE.default), DockerEngine(docker_host()))
+
+
+def _clear(runtime: Runtime) -> None:
+    try:
+        for status in runtime.list():
+            runtime.stop(status.lease_id)
+    finally:
+        if isinstance(runtime, DockerRuntime):
+            runtime.close()
 
 
 def _free_port(address: str) -> int:

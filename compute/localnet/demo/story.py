@@ -86,6 +86,9 @@ class Story:
         Raises:
             ComputeError: something that the demo needs did not work; the message says what.
         """
+        if self._stage.docker:
+            self._say("looking for a Docker engine and the image")
+            await self._in_thread(self._stage.check_docker)
         self._say("measuring a core of this machine with the proof itself")
         calibration = await calibrate_cpu()
         self._stage.config_path.write_text(config_text(calibration), encoding="utf-8")
@@ -120,7 +123,8 @@ class Story:
             await self._in_thread(self._stage.register, name)
 
     async def _start_neurons(self, chain: SubtensorChain) -> None:
-        self._say(f"starting {len(self._stage.actors)} miners")
+        machines = "; the honest ones rent out containers" if self._stage.docker else ""
+        self._say(f"starting {len(self._stage.actors)} miners{machines}")
         for actor in self._stage.actors:
             self._stage.start_miner(actor)
         await self._until(lambda: self._all_serving(chain), _SERVING_SECONDS, "every miner's axon on the chain")

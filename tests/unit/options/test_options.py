@@ -44,7 +44,7 @@ def test_defaults_are_those_that_the_network_knows() -> None:
         assert options.metrics == groups.MetricsOptions(None, "127.0.0.1")
     assert miner.ssh_port == 4444
     assert (miner.runtime, miner.image) == (RuntimeKind.DOCKER, "compute-machine")
-    assert (miner.cpu_devices, miner.ssh_host, miner.require_signed) == (0, "127.0.0.1", False)
+    assert (miner.cpu_devices, miner.ssh_host, miner.require_signed) == (0, "0.0.0.0", False)
     assert (miner.whitelist_not_enough_stake, miner.whitelist_not_updated) == (False, False)
     assert miner.updated_threshold_percent == validator.updated_threshold_percent == 60
     assert (miner.hashcat_path, miner.hashcat_workload_profile, miner.hashcat_extended_options) == ("hashcat", "3", "")
@@ -160,13 +160,13 @@ def test_every_option_of_its_own_reaches_its_field_of_the_validator() -> None:
         (["--ssh.por=3"], "unknown argument '--ssh.por=3'; did you mean --ssh.port?"),
         (["run"], "unknown argument 'run'"),
         (["--config", "x"], "unknown argument '--config'"),
-        (["--miner.cpu.devices", "2"], "--miner.cpu.devices 2 goes with --miner.runtime local"),
+        (["--miner.cpu.devices", "2"], "--miner.cpu.devices 2 is for a chain on this machine, and this one is wss://"),
         (
             [*("--miner.runtime", "local", "--subtensor.network", "local"), "--miner.image", "mine"],
             "--miner.image mine goes with --miner.runtime docker",
         ),
         (["--miner.image", " "], "' ' is empty"),
-        (["--ssh.host", "127.0.0.1"], "--ssh.host 127.0.0.1 goes with --miner.runtime local"),
+        (["--ssh.host", "localhost"], "'localhost' is not an IP address"),
         (
             [*LOCAL, "--miner.runtime", "local", "--ssh.host", "10.0.0.1"],
             "--ssh.host 10.0.0.1 is not an address of the",
@@ -242,6 +242,18 @@ def test_the_local_runtime_answers_at_the_axons_loopback_address() -> None:
     assert (
         parse_miner([*local, "--axon.external_ip", "127.0.0.3", "--ssh.host", "127.0.0.9"], {}).ssh_host == "127.0.0.9"
     )
+
+
+def test_containers_answer_everywhere_unless_the_operator_or_a_loopback_axon_says_otherwise() -> None:
+    assert parse_miner(["--axon.external_ip", "203.0.113.7"], {}).ssh_host == "0.0.0.0"
+    assert parse_miner(["--ssh.host", "203.0.113.7"], {}).ssh_host == "203.0.113.7"
+    assert parse_miner([*LOCAL, "--axon.external_ip", "127.0.0.3"], {}).ssh_host == "127.0.0.3"
+
+
+def test_cores_are_offered_with_either_runtime() -> None:
+    for runtime in ("docker", "local"):
+        argv = [*LOCAL, "--miner.runtime", runtime, "--miner.cpu.devices", "2"]
+        assert parse_miner(argv, {}).cpu_devices == 2
 
 
 def test_variables_move_defaults_and_the_command_line_wins() -> None:
