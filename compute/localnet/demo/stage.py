@@ -153,9 +153,9 @@ class Stage:
         return self.docker and actor.kind is Kind.HONEST
 
     def _runtimes(self) -> Iterator[Runtime]:
-        """What the leases of every miner that has started may still run in."""
+        """What leases may still run in, of every miner that has a wallet."""
         for actor in self.actors:
-            if actor.name not in self.processes:
+            if actor.name not in self.wallets:
                 continue
             if self._in_containers(actor):
                 yield _docker_runtime(self.hotkey(actor.name))
