@@ -91,7 +91,7 @@ def add_groups(parser: argparse.ArgumentParser, groups: Sequence[Group]) -> None
     for group in groups:
         section = parser.add_argument_group(group.title, group.description)
         for option in group.options:
-            settings: dict[str, Any] = {"nargs": "?", "const": True} if option.is_flag else {}
+            settings: dict[str, Any] = {"nargs": "?", "const": "true"} if option.is_flag else {}
             section.add_argument(
                 f"--{option.name}",
                 dest=option.name,

@@ -153,6 +153,7 @@ def test_every_option_of_its_own_reaches_its_field_of_the_validator() -> None:
         (["--subtensor.network", "finey"], "'finey' is not one of finney, test, archive, local, latent-lite, nor an"),
         (["--subtensor.chain_endpoint", "http://x"], "'http://x' is not an address such as ws://127.0.0.1:9944"),
         (["--subtensor._mock", "true"], "there is no mocked chain here"),
+        (["--subtensor._mock"], "there is no mocked chain here"),
         (["--axon.external_ip", "me"], "'me' is not an IP address"),
         (["--wallet.name", ""], "argument --wallet.name: '' is empty"),
         (["--json"], "--json goes with --status"),
