@@ -185,11 +185,18 @@ MAX_WORKERS = Option(
 AXON = Group("axon", (AXON_PORT, AXON_IP, EXTERNAL_PORT, EXTERNAL_IP, MAX_WORKERS))
 
 _UNUSED = "Accepted; a validator opens no axon."
+_PORT = "Port in the chain's record of this validator's version; nothing listens there."
 VALIDATOR_AXON = Group(
-    "axon",
+    "axon (a validator opens none)",
     (
-        replace(EXTERNAL_IP, help="Address that miners are told in the header of each request.", default_text="none"),
-        *(replace(option, help=_UNUSED) for option in (AXON_PORT, AXON_IP, EXTERNAL_PORT, MAX_WORKERS)),
+        replace(
+            EXTERNAL_IP,
+            help="Address that miners are told in the header of each request, and that the chain's record has.",
+            default_text="none",
+        ),
+        replace(EXTERNAL_PORT, help=_PORT),
+        replace(AXON_PORT, help=_PORT.replace("version;", "version without --axon.external_port;")),
+        *(replace(option, help=_UNUSED) for option in (AXON_IP, MAX_WORKERS)),
     ),
 )
 

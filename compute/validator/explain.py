@@ -234,7 +234,7 @@ def _rental(rental: Rental, score: ScoreFact | None) -> Event:
     text = (
         f"by this validator's hotkey until {utc(rental.until)}; {rental.ip}:{rental.port} {seen} as {rental.host_key}"
     )
-    return Event("rented", rental.since, None, text, {"rental": asdict(rental), "counts": alive})
+    return Event("leased", rental.since, None, text, {"rental": asdict(rental), "counts": alive})
 
 
 def _penalty(penalty: Penalty) -> Event:

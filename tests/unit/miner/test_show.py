@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -74,3 +76,12 @@ def test_without_a_database_the_machine_is_shown_and_no_file_is_made(tmp_path: P
     assert code == 0
     assert "lease      none" in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_status_does_without_the_sdk(tmp_path: Path) -> None:
+    code = "import sys; from neurons.miner import main; main(['--status']); print(sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path
+    )
+    assert "'bittensor'" not in done.stdout
+    assert "'compute.miner.show'" in done.stdout

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -105,7 +107,7 @@ def test_a_paid_miner_from_registration_to_the_chains_weight(bench: Bench) -> No
     bench.facts.advance_weights(entry, WeightsState.CONFIRMED)
     bench.facts.begin_weights({2: 65535}, at=NOW + 2, block=502)
     explained = bench.explain("2", rentals=[RENTAL])
-    assert kinds(explained) == ["registered", "specs", "proof", "rented", "scored", "weight", "weight"]
+    assert kinds(explained) == ["registered", "specs", "proof", "leased", "scored", "weight", "weight"]
     times = [event.at for event in explained.events if event.at is not None]
     assert times == sorted(times)
     assert (explained.uid, explained.hotkey) == (2, "bob")
@@ -120,7 +122,7 @@ def test_a_paid_miner_from_registration_to_the_chains_weight(bench: Bench) -> No
     )
     assert proof.data["asked"]["tflops16"] == pytest.approx(0.75 * 51)
     assert [measured["uuid"] for measured in proof.data["devices"]] == ["GPU-0", "GPU-1"]
-    assert "answers as SHA256:abc" in event(explained, "rented").text
+    assert "answers as SHA256:abc" in event(explained, "leased").text
     assert [item.text for item in explained.events[-2:]] == ["75.0% on the chain", "100.0% intended, intent"]
     assert json.loads(json.dumps(explained.to_json()))["events"][0]["block"] == 20
 
@@ -244,3 +246,12 @@ def test_the_score_keeps_what_the_chain_said(bench: Bench) -> None:
     alice = bench.metagraph.by_hotkey["alice"]
     (fact,) = (fact for fact in bench.facts.scores() if fact.hotkey == "alice")
     assert fact.breakdown["neuron"].items() <= asdict(alice).items()
+
+
+def test_the_status_does_without_the_sdk(tmp_path: Path) -> None:
+    code = "import sys; from neurons.validator import main; main(['--status']); print(sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path
+    )
+    assert "'bittensor'" not in done.stdout
+    assert "'compute.validator.show'" in done.stdout
