@@ -39,6 +39,10 @@ class LocalnetClient:
         """Make blocks at once; returns the number of the newest."""
         return int(self.call("localnet_advance", blocks))
 
+    def sign_round(self, reveal_round: int, signature: str) -> None:
+        """Tell the node drand's signature of a round, see ``own_methods.py``."""
+        self.call("localnet_signRound", reveal_round, signature)
+
     def snapshot(self, netuid: int | None = None) -> dict[str, Any]:
         """The chain as plain JSON, see ``own_methods.py``; with a netuid, that subnet only."""
         snapshot = self.call("localnet_snapshot", *([] if netuid is None else [netuid]))

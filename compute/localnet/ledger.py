@@ -59,7 +59,8 @@ class Ledger:
         self._codec = codec
         self._clock = clock
         self._pool = Pool()
-        self._beacon = Beacon(clock)
+        self.beacon = Beacon(clock)
+        """Opens the committed weights; it asks the internet, and takes what it is told."""
         self._blocks: dict[int, Block] = {}
         self._numbers: dict[bytes, int] = {}
         self._states: dict[int, State] = {}
@@ -129,7 +130,7 @@ class Ledger:
         parent = self.head
         number = parent.number + 1
         now = max(self._now_milliseconds(), self.head_state.timestamp_milliseconds + 1)
-        state = _begin_block(self.head_state, number, now, self._beacon)
+        state = _begin_block(self.head_state, number, now, self.beacon)
         if amendment is not None:
             state = amendment(state)
         included: list[Extrinsic] = []
@@ -147,7 +148,7 @@ class Ledger:
             included.append(extrinsic)
         block = _make_block(number, parent.hash, _NO_HASH, tuple(raw))
         self._add(block, state)
-        self._beacon.want(commit.reveal_round for subnet in state.subnets.values() for commit in subnet.commits)
+        self.beacon.want(commit.reveal_round for subnet in state.subnets.values() for commit in subnet.commits)
         return Sealed(block, tuple(included), tuple(dropped))
 
     def _add(self, block: Block, state: State) -> None:

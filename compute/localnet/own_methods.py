@@ -12,6 +12,9 @@ Each change is made in a block of its own, which is there when the reply comes.
     block.
 ``localnet_advance [blocks]``
     Make that many blocks at once (1 to 10000). Returns the number of the newest.
+``localnet_signRound [round, signature]``
+    Tell a node without a network drand's signature of a round (hexadecimal), so that it opens what was committed for
+    it. Returns the round.
 ``localnet_snapshot [netuid?]``
     The chain, or one subnet, as plain JSON: numbers and names as in ``compute.localnet.state``.
 """
@@ -27,12 +30,13 @@ from compute.localnet import parameters
 from compute.localnet.epoch import grant_permits
 from compute.localnet.ledger import Amendment, Ledger, Sealed
 from compute.localnet.rpc import InvalidParams, Method
-from compute.localnet.state import U16_MAX, State, Subnet
+from compute.localnet.state import U16_MAX, U64_MAX, State, Subnet
 
 # All TAO that there will ever be: nobody can have, or stake, more.
 MAX_RAO = 21_000_000 * 1_000_000_000
 MAX_BLOCKS = 10_000
 _BLOCKS_BETWEEN_PAUSES = 20
+_SIGNATURE_BYTES = 48
 
 Seal = Callable[[Amendment | None], Sealed]
 
@@ -51,6 +55,7 @@ class OwnMethods:
             "localnet_stake": self._stake,
             "localnet_setHyperparameter": self._set_hyperparameter,
             "localnet_advance": self._advance,
+            "localnet_signRound": self._sign_round,
             "localnet_snapshot": self._snapshot,
         }
 
@@ -100,6 +105,12 @@ class OwnMethods:
             if count % _BLOCKS_BETWEEN_PAUSES == 0:
                 await asyncio.sleep(0)  # other clients get their answers meanwhile
         return self._ledger.head.number
+
+    async def _sign_round(self, params: list[Any]) -> int:
+        number, signature = parameters.take(params, "round", "signature")
+        reveal_round = parameters.integer("round", number, 1, U64_MAX)
+        self._ledger.beacon.know(reveal_round, parameters.hex_bytes("signature", signature, _SIGNATURE_BYTES).hex())
+        return reveal_round
 
     async def _snapshot(self, params: list[Any]) -> dict[str, Any]:
         (netuid,) = parameters.take(params, "netuid", optional=1)

@@ -77,6 +77,10 @@ class Beacon:
         """The signature of a round, None as long as it has not been fetched. Does not block."""
         return self._signatures.get(reveal_round)
 
+    def know(self, reveal_round: int, signature: str) -> None:
+        """Take a round's signature (hexadecimal) from whoever has it."""
+        self._signatures[reveal_round] = signature
+
     def want(self, rounds: Iterable[int]) -> None:
         """Fetch the first of these rounds that is over and missing, unless a fetch is under way. Does not block."""
         if self._fetching is not None and self._fetching.is_alive():

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import bittensor
 import pytest
 
-from compute.clock import SystemClock
-from compute.localnet.codec import Codec, key_to_address
-from compute.localnet.ledger import Ledger
+from compute.localnet.codec import key_to_address
+from compute.localnet.filled import fill_chain
 from compute.localnet.process import NodeProcess
-from compute.localnet.runtime import RUNTIME
-from compute.localnet.state import Axon, Hyperparameters, Neuron, State
-from compute.localnet.store import Store
+from compute.localnet.state import Axon, Neuron
 
 NEURONS, VALIDATORS = 256, 64
 STAKE = 10**13
@@ -31,29 +27,20 @@ def full_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]
 
 
 def _fill(path: Path) -> None:
-    store = Store(path)
-    ledger = Ledger(store, Codec(RUNTIME), SystemClock(), netuid=27, settings=Hyperparameters())
     keys = [key_to_address(bytes([uid, 7]) + bytes(30)) for uid in range(NEURONS)]
     row = tuple((uid, 65535 - uid) for uid in range(NEURONS))
-    neurons = tuple(
+    neurons = [
         Neuron(
             key,
             key,
             registered_at=1,
             last_update=2,
             axon=Axon(block=1, version=200, ip=2130706434 + uid, port=8091, ip_type=4, protocol=4),
-            validator_permit=uid < VALIDATORS,
             weights=row if uid < VALIDATORS else (),
         )
         for uid, key in enumerate(keys)
-    )
-
-    def fill(state: State) -> State:
-        stakes = {key: {key: STAKE} for key in keys[:VALIDATORS]}
-        return state.with_subnet(27, replace(state.subnets[27], neurons=neurons, stakes=stakes))
-
-    ledger.seal(fill)
-    store.close()
+    ]
+    fill_chain(path, 27, neurons, dict.fromkeys(keys[:VALIDATORS], STAKE))
 
 
 def test_the_whole_metagraph_is_read(full_node: NodeProcess) -> None:

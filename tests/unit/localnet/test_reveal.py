@@ -57,7 +57,7 @@ def _seal_until_epoch(chain, index: int) -> None:
 def test_weights_are_revealed_in_their_epoch_and_count_in_it(committed) -> None:
     chain = committed
     chain.commit([1], [7])
-    chain.ledger._beacon._signatures[ROUND] = SIGNATURE
+    chain.ledger.beacon._signatures[ROUND] = SIGNATURE
     last_update = chain.subnet.neurons[0].last_update
     epoch = chain.subnet.epoch_index
     assert chain.subnet.neurons[0].weights == ()
@@ -83,7 +83,7 @@ def test_a_signature_that_comes_late_in_the_epoch_still_reveals(committed) -> No
     chain = committed
     chain.commit([1], [7])
     _seal_until_epoch(chain, chain.subnet.epoch_index + 1)
-    chain.ledger._beacon._signatures[ROUND] = SIGNATURE
+    chain.ledger.beacon._signatures[ROUND] = SIGNATURE
     chain.seal()
     assert chain.subnet.neurons[0].weights == ((1, 65535),)
 
@@ -99,7 +99,7 @@ def test_a_signature_that_comes_late_in_the_epoch_still_reveals(committed) -> No
 def test_what_breaks_a_rule_is_gone_without_effect(committed, caplog, uids, values, author, message) -> None:
     chain = committed
     chain.commit(uids, values, author=author and getattr(chain, author))
-    chain.ledger._beacon._signatures[ROUND] = SIGNATURE
+    chain.ledger.beacon._signatures[ROUND] = SIGNATURE
     with caplog.at_level(logging.WARNING, logger="compute.localnet.reveal"):
         _seal_until_epoch(chain, chain.subnet.epoch_index + 1)
     assert message in caplog.text
