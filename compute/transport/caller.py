@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections import deque
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -15,36 +14,25 @@ import bittensor
 from compute import signing
 from compute.errors import CallError
 from compute.protocol import Allocate, Synapse
-from compute.transport.peer import Peer, S
+from compute.transport.peer import BAD_ANSWER, Peer, S
 
 MAX_ANSWER_BYTES = 256 * 1024
 _MAX_CONNECTIONS = 128
-
-
-class _BoundedResponse(aiohttp.ClientResponse):
-    """A response whose JSON is read up to a bound: the far side does not choose how much memory we spend."""
-
-    async def json(self, **_: Any) -> Any:
-        try:
-            await self.content.readexactly(MAX_ANSWER_BYTES + 1)
-        except asyncio.IncompleteReadError as end:
-            answer = json.loads(end.partial)
-            if not isinstance(answer, dict):
-                raise aiohttp.ClientPayloadError("the answer is not a JSON object") from None
-            return answer
-        raise aiohttp.ClientPayloadError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
+_MAX_MESSAGE = 300
 
 
 class _Dendrite(bittensor.Dendrite):
-    """The SDK's Dendrite without its look-up of our public address on the internet, and without its endless history."""
+    """What the SDK's Dendrite says and understands, without the rest: it looks up our public address on the internet,
+    keeps every answer for ever, and turns an answer that it cannot read into a status that a peer may have sent.
+    """
 
     def __init__(self, hotkey: Any, external_ip: str) -> None:
         # Deliberately not calling the parent: its constructor asks a web service who we are, and fails offline.
         self.uuid = str(uuid.uuid1())
         self.external_ip = external_ip
         self.keypair = hotkey
-        self.synapse_history: deque[Any] = deque(maxlen=0)
         self._session: aiohttp.ClientSession | None = None
+        self._parsing = asyncio.Lock()
 
     def __del__(self) -> None:
         """Nothing: the parent's would run an event loop to close connections, which ``DendriteCaller.close`` closes."""
@@ -53,11 +41,31 @@ class _Dendrite(bittensor.Dendrite):
     async def session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                response_class=_BoundedResponse,
                 connector=aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, force_close=True),
+                cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )
         return self._session
+
+    async def exchange(self, axon: Any, synapse: Any, timeout_seconds: float) -> None:
+        """Send ``synapse`` and fill it with the answer. Raises whatever aiohttp, json and the SDK raise."""
+        self.preprocess_synapse_for_request(axon, synapse, timeout_seconds)
+        host = f"[{axon.ip}]" if ":" in axon.ip else axon.ip
+        request = (await self.session).post(
+            f"http://{host}:{axon.port}/{type(synapse).__name__}",
+            headers=synapse.to_headers(),
+            json=synapse.model_dump(),
+            timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+            allow_redirects=False,
+        )
+        async with request as response:
+            body = await _bounded(response.content)
+            # Parsing takes a millisecond, of a hostile answer several: one per turn of the event loop.
+            async with self._parsing:
+                answer = json.loads(body)
+                if not isinstance(answer, dict):
+                    raise ValueError("the answer is not a JSON object")
+                self.process_server_response(response, answer, synapse)
 
     def preprocess_synapse_for_request(self, target_axon_info: Any, synapse: Any, timeout: float = 12.0) -> Any:
         synapse = super().preprocess_synapse_for_request(target_axon_info, synapse, timeout)
@@ -65,6 +73,15 @@ class _Dendrite(bittensor.Dendrite):
             message = signing.request_message(type(synapse).__name__, synapse.dendrite.nonce, synapse.model_dump())
             synapse.body_signature = signing.encode(self.keypair.sign(message))
         return synapse
+
+
+async def _bounded(content: aiohttp.StreamReader) -> bytes:
+    """All of ``content``, up to a bound: the far side does not choose how much memory we spend."""
+    try:
+        await content.readexactly(MAX_ANSWER_BYTES + 1)
+    except asyncio.IncompleteReadError as end:
+        return end.partial
+    raise ValueError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
 
 
 class DendriteCaller:
@@ -98,23 +115,24 @@ class DendriteCaller:
         axon = bittensor.AxonInfo(
             version=0, ip=peer.ip, port=peer.port, ip_type=6 if ":" in peer.ip else 4, hotkey=peer.hotkey, coldkey=""
         )
+        filled: S = synapse.model_copy(deep=True)
         try:
-            answer = await self._dendrite.call(
-                axon, synapse.model_copy(deep=True), timeout=timeout_seconds, deserialize=False
-            )
-        except Exception as error:  # the SDK parses the peer's headers outside its own error handling
-            raise CallError(502, f"{peer}: {type(error).__name__}: {error}") from error
-        _check_success(peer, answer)
-        if not isinstance(answer, type(synapse)):
-            raise CallError(502, f"{peer}: the answer is a {type(answer).__name__}")
-        return answer
+            await self._dendrite.exchange(axon, filled, timeout_seconds)
+        except asyncio.TimeoutError:
+            raise CallError(408, f"{peer}: no answer within {timeout_seconds:g} s") from None
+        except (aiohttp.ClientConnectionError, OSError) as error:
+            raise CallError(503, f"{peer}: {error or type(error).__name__}") from error
+        except Exception as error:  # whatever aiohttp, json, pydantic or the SDK find wrong with what the peer sent
+            raise CallError(BAD_ANSWER, f"{peer}: {type(error).__name__}: {error}"[:_MAX_MESSAGE]) from error
+        _check_success(peer, filled)
+        return filled
 
 
 def _check_success(peer: Peer, answer: Synapse) -> None:
     terminal = answer.dendrite
     status = terminal.status_code if terminal is not None else None
     if status is None or not str(status).isdigit():
-        raise CallError(502, f"{peer}: no status in the answer")
+        raise CallError(BAD_ANSWER, f"{peer}: no status in the answer")
     if int(status) != 200:
-        message = str(terminal.status_message or "no message")[:300] if terminal is not None else "no message"
+        message = str(terminal.status_message or "no message")[:_MAX_MESSAGE] if terminal is not None else "no message"
         raise CallError(int(status), f"{peer}: {message}")

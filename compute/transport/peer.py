@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     from compute.protocol import Synapse
 
+BAD_ANSWER = 502
+"""The status of a ``CallError`` for an answer that is not one: no HTTP, no JSON, wrong types, too large."""
+
 S = TypeVar("S", bound="Synapse")
 
 

@@ -50,7 +50,12 @@ def score_all(known: Known, config: Config, now: float) -> list[ScoreFact]:
         )
         # A kept verdict is paid, and still says what went wrong last.
         reason = stands.reason if stands.kept else breakdown.reason
-        details = asdict(breakdown) | {"reason": reason.value, "kept": stands.kept, "gpu": stands.gpu}
+        penalties_told = [asdict(penalty) for penalty in breakdown.penalties]  # asdict() is slow: of these few only
+        details = (
+            vars(breakdown)
+            | {"penalties": penalties_told}
+            | {"reason": reason.value, "kept": stands.kept, "gpu": stands.gpu}
+        )
         details |= around[neuron.hotkey]
         facts.append(ScoreFact(neuron.hotkey, neuron.uid, breakdown.total, reason, details))
     return facts

@@ -26,7 +26,7 @@ from compute.validator.facts import FactStore, SpecsFact, VerdictHistory
 from compute.validator.probing import worker_on
 from compute.validator.scores import Known, score_all
 from compute.validator.setting import Outcome, WeightSetter
-from compute.validator.specs_query import query_specs
+from compute.validator.specs_query import REQUEST_SECONDS, query_specs
 from compute.validator.standing import QueryPolicy, claim_of, is_due, unqueried
 from compute.validator.watching import HostKeys, Watched, alive
 
@@ -45,6 +45,7 @@ class ValidatorSettings:
     policy: QueryPolicy
     specs_batch_size: int = 64
     specs_interval_blocks: int = 150
+    specs_request_seconds: float = REQUEST_SECONDS
     proof_interval_blocks: int = 360
     perform_hardware_query: bool = True
     rounds: int = 0
@@ -182,7 +183,8 @@ class ValidatorService:
             caller=self._caller,
             clock=self._clock,
             block=block,
-            batch_size=self._settings.specs_batch_size,
+            at_once=self._settings.specs_batch_size,
+            request_seconds=self._settings.specs_request_seconds,
         )
         async for batch in batches:
             self._facts.record_specs(batch)

@@ -1,9 +1,10 @@
-"""Asks miners for their specs, in batches with a deadline each."""
+"""Asks miners for their specs, a bounded number at once, each with a deadline."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import itertools
+from collections.abc import AsyncIterator, Iterable
 
 from compute.chain import Neuron
 from compute.clock import Clock
@@ -12,40 +13,60 @@ from compute.errors import CallError
 from compute.protocol import Specs
 from compute.reasons import ProofReason
 from compute.specs import SpecsError, parse_specs
-from compute.transport.peer import Caller, Peer
+from compute.transport.peer import BAD_ANSWER, Caller, Peer
 from compute.validator.facts import SpecsFact
 
 REQUEST_SECONDS = 10.0
-_BATCH_SECONDS = 15.0
+_TURN_SECONDS = 15.0
 _MAX_DETAIL = 300
 
 
 async def query_specs(
-    neurons: Sequence[Neuron], *, caller: Caller, clock: Clock, block: int, batch_size: int
+    neurons: Iterable[Neuron],
+    *,
+    caller: Caller,
+    clock: Clock,
+    block: int,
+    at_once: int,
+    request_seconds: float = REQUEST_SECONDS,
 ) -> AsyncIterator[list[SpecsFact]]:
-    """Ask every neuron for its specs, ``batch_size`` at once; yields a batch's facts when the batch is over.
+    """Ask the neurons for their specs, ``at_once`` at a time; yields facts as they become known.
 
-    A miner that is slow, gone or hostile is a fact with a reason, and costs its batch 15 seconds at most.
+    The next neuron is taken from ``neurons`` when there is room for it. A miner that is slow, gone or hostile is a
+    fact with a reason, and holds up nobody else: it only takes one of the places, for 15 seconds at most.
     """
-    for start in range(0, len(neurons), batch_size):
-        batch = neurons[start : start + batch_size]
-        yield list(await asyncio.gather(*(_ask(neuron, caller, clock, block) for neuron in batch)))
+    waiting = iter(neurons)
+    asked: set[asyncio.Task[SpecsFact]] = set()
+    try:
+        while True:
+            for neuron in itertools.islice(waiting, at_once - len(asked)):
+                asked.add(asyncio.create_task(_ask(neuron, caller, clock, block, request_seconds)))
+                await asyncio.sleep(0)  # a request costs a millisecond: one per turn of the event loop
+            if not asked:
+                return
+            done, asked = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            yield [task.result() for task in done]
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
 
 
-async def _ask(neuron: Neuron, caller: Caller, clock: Clock, block: int) -> SpecsFact:
+async def _ask(neuron: Neuron, caller: Caller, clock: Clock, block: int, request_seconds: float) -> SpecsFact:
     def fact(reason: ProofReason, specs: str | None = None, detail: str = "") -> SpecsFact:
         return SpecsFact(neuron.hotkey, clock.now(), block, reason, specs, detail[:_MAX_DETAIL])
 
     peer = Peer(neuron.hotkey, neuron.ip, neuron.port)
     try:
-        request = caller.call(peer, Specs(), timeout_seconds=REQUEST_SECONDS)
-        answer = await within(_BATCH_SECONDS, request)
+        request = caller.call(peer, Specs(), timeout_seconds=request_seconds)
+        answer = await within(_TURN_SECONDS, request)
         machine = parse_specs(answer.specs_output)
     except (asyncio.TimeoutError, TimeoutError):
-        return fact(ProofReason.TIMEOUT, detail=f"no answer within {_BATCH_SECONDS:.0f} s")
+        return fact(ProofReason.TIMEOUT, detail=f"no answer within {_TURN_SECONDS:.0f} s")
     except CallError as error:
         refused = 400 <= error.status < 500 and error.status != 408
-        return fact(ProofReason.REFUSED if refused else ProofReason.UNREACHABLE, detail=str(error))
+        unanswered = ProofReason.BAD_SPECS if error.status == BAD_ANSWER else ProofReason.UNREACHABLE
+        return fact(ProofReason.REFUSED if refused else unanswered, detail=str(error))
     except SpecsError as error:
         return fact(ProofReason.BAD_SPECS, detail=str(error))
     if not machine.gpus:

@@ -16,7 +16,7 @@ from compute.errors import CallError, ConfigError
 from compute.keypairs import verify_signature
 from compute.protocol import Allocate, Specs
 from compute.transport.caller import MAX_ANSWER_BYTES, DendriteCaller
-from compute.transport.peer import Peer
+from compute.transport.peer import BAD_ANSWER, Peer
 from compute.transport.server import MAX_BODY_BYTES, AxonServer, RequestContext
 
 
@@ -228,8 +228,30 @@ async def test_an_answer_that_is_none_is_an_error(caller: DendriteCaller, answer
     liar = await asyncio.start_server(respond, "127.0.0.3", 0)
     async with liar:
         port = liar.sockets[0].getsockname()[1]
-        with pytest.raises(CallError):
+        with pytest.raises(CallError) as refusal:
             await caller.call(Peer(MINER.hotkey.ss58_address, "127.0.0.3", port), Specs(), timeout_seconds=10)
+        assert refusal.value.status == BAD_ANSWER, "no status that a peer could have meant"
+
+
+async def test_no_peer_sends_us_elsewhere_or_marks_us(caller: DendriteCaller) -> None:
+    requests: list[bytes] = []
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        here = b"http://127.0.0.3:%d/internal" % writer.get_extra_info("sockname")[1]
+        headers = b"location: " + here + b"\r\nset-cookie: mark=1\r\ncontent-length: 2\r\n\r\n"
+        writer.write(b"HTTP/1.1 307 Temporary Redirect\r\n" + headers + b"{}")
+        await writer.drain()
+        writer.close()
+
+    liar = await asyncio.start_server(respond, "127.0.0.3", 0)
+    async with liar:
+        peer = Peer(MINER.hotkey.ss58_address, "127.0.0.3", liar.sockets[0].getsockname()[1])
+        for _ in range(2):
+            with pytest.raises(CallError):
+                await caller.call(peer, Specs(), timeout_seconds=10)
+    assert [request.split()[1] for request in requests] == [b"/Specs", b"/Specs"]
+    assert b"mark" not in requests[1]
 
 
 async def test_nobody_listening_is_503_and_silence_is_408(caller: DendriteCaller) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -269,9 +270,35 @@ async def test_one_failing_duty_stops_no_other(bench: Bench, caplog: pytest.LogC
     bench.prove("a")
     bench.chain.fail_next("rules", ChainUnreachable("gone for a moment"))
     service = bench.service(proof_interval_blocks=10_000)
-    task = await run(service, bench, lambda: bench.chain.weights == {0: {1: 65535}})
+    task = await run(service, bench, lambda: bool(bench.chain.weights) and len(bench.miners.asked) == 3)
+    assert bench.chain.weights == {0: {1: 65535}}
     assert "weights: gone for a moment" in caplog.text
     assert sorted(bench.miners.asked) == ["a", "b", "c"]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_full_disk_is_said_and_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    database = Database(tmp_path / "validator.db")
+    bench = Bench(database)
+    bench.prove("a")
+    pages = database.query("PRAGMA page_count")[0][0]
+    (limit,) = database.query(f"PRAGMA max_page_count = {pages}")[0]
+    assert limit == pages
+    bench.miners.specs = {hotkey: L4.to_json() + " " * 60_000 for hotkey in ("a", "b", "c")}
+    service = bench.service(proof_interval_blocks=10_000)
+    task = await run(service, bench, lambda: "Make room" in caplog.text)
+    assert "specs: " in caplog.text
+    assert not task.done(), "it goes on"
+    assert bench.facts.histories()["a"].last_ok is not None, "with what it has"
+    database.query("PRAGMA max_page_count = 100000")
+    for _ in range(2000):
+        bench.clock.advance(1.0)
+        await asyncio.sleep(0)
+        if len(bench.facts.specs()) == 3 and bench.chain.weights:
+            break
+    assert set(bench.facts.specs()) == {"a", "b", "c"}
+    assert bench.chain.weights == {0: {1: 65535}}
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
