@@ -79,7 +79,6 @@ class ChainRules:
 
     weights_rate_limit: int
     commit_reveal: bool
-    tempo: int
     weights: WeightRules
 
 
@@ -98,11 +97,18 @@ class Chain(Protocol):
     async def held_weights(self, uid: int) -> dict[int, int]:
         """The u16 weights by uid that the chain holds for the validator at ``uid``; empty for none."""
 
+    async def open_commits(self) -> tuple[int, ...]:
+        """The blocks in which we committed weights that the chain has neither revealed nor given up; oldest first."""
+
     async def set_weights(self, weights: Mapping[int, int]) -> None:
         """Submit u16 weights by uid and wait until they are in a block; not idempotent, rate-limited by the chain.
 
+        Where the subnet has commit-reveal, this commits them, and the chain reveals them some epochs later.
+
         Raises:
             ExtrinsicRefused: the chain said no, with its error name.
+            NotRegistered: this hotkey has no uid.
+            ChainUnreachable: nobody knows whether the chain has taken them.
         """
 
     async def serve(self, ip: str, port: int, version: int) -> bool:
@@ -150,7 +156,6 @@ class SubtensorChain:
             return ChainRules(
                 weights_rate_limit=int(chain.weights_rate_limit(self.netuid)),
                 commit_reveal=bool(chain.commit_reveal_enabled(self.netuid)),
-                tempo=int(chain.tempo(self.netuid)),
                 weights=WeightRules(
                     min_allowed_weights=int(chain.min_allowed_weights(self.netuid) or 1),
                     max_weight_share=int(limit) / U16_MAX if limit else 1.0,
@@ -161,8 +166,20 @@ class SubtensorChain:
 
     async def held_weights(self, uid: int) -> dict[int, int]:
         def read(chain: Any) -> dict[int, int]:
-            rows = {int(row): entries for row, entries in chain.weights(self.netuid)}
-            return {int(target): int(weight) for target, weight in rows.get(uid, [])}
+            # One row: the SDK's own weights() reads those of all validators.
+            row = chain.substrate.query("SubtensorModule", "Weights", [self.netuid, uid])
+            return {int(target): int(weight) for target, weight in row or []}
+
+        return await self._call(read, _READ_SECONDS)
+
+    async def open_commits(self) -> tuple[int, ...]:
+        def read(chain: Any) -> tuple[int, ...]:
+            from bittensor.core.chain_data import WeightCommitInfo
+
+            # One entry for each epoch: the SDK's own get_timelocked_weight_commits() reads the first of them only.
+            epochs = chain.substrate.query_map("SubtensorModule", "TimelockedWeightCommits", [self.netuid])
+            commits = [WeightCommitInfo.from_vec_u8_v2(commit) for _, row in epochs for commit in row or []]
+            return tuple(sorted(int(block) for author, block, *_ in commits if author == self.hotkey))
 
         return await self._call(read, _READ_SECONDS)
 
@@ -309,17 +326,29 @@ def _address(ip: str, port: int, version: int) -> dict[str, Any]:
 
 
 def _raise_unless_success(response: Any, silent_name: str) -> None:
+    from async_substrate_interface.errors import MaxRetriesExceeded, SubstrateRequestException
+
     if response.success:
         return
+    error = response.error
+    if isinstance(error, MaxRetriesExceeded) or (
+        isinstance(error, Exception) and not isinstance(error, SubstrateRequestException)
+    ):
+        # The SDK makes a failed answer of whatever went wrong on the way, after the submission too.
+        raise ChainUnreachable(f"the submission broke off: {type(error).__name__}: {error}")
     if not response.message:
         raise ExtrinsicRefused(silent_name, "the SDK submitted nothing: the chain's rate limit holds")
     message = str(response.message)
+    if re.search(r"Hotkey \w+ not registered in subnet", message):
+        raise NotRegistered(message)
     # The SDK folds the pallet's error name into its text; what the pool refused before dispatch has a number only.
     custom = re.search(r"Custom error: (\d+)", message)
     named = re.search(r"returned `(\w+)\(", message)
     name = named[1] if named else "Unknown"
     if custom:
         name = _POOL_REFUSALS.get(int(custom[1]), f"CustomError{custom[1]}")
+    if name in ("HotKeyNotRegisteredInSubNet", "HotKeyNotRegisteredInNetwork"):
+        raise NotRegistered(message)
     raise ExtrinsicRefused(name, message)
 
 

@@ -10,11 +10,15 @@ from compute.chain import ChainRules, Metagraph, Neuron
 from compute.errors import ChainError, ExtrinsicRefused, NotRegistered
 from compute.weights import WeightRules
 
-FREE_RULES = ChainRules(weights_rate_limit=0, commit_reveal=False, tempo=10, weights=WeightRules())
+FREE_RULES = ChainRules(weights_rate_limit=0, commit_reveal=False, weights=WeightRules())
 
 
 class FakeChain:
-    """Holds neurons and weights; ``fail_next`` raises in the next call of the method named."""
+    """Holds neurons and weights; ``fail_next`` raises in the next call of the method named.
+
+    Unless it ``keeps``, weights that are set have no effect. Those that are committed stay in ``commits``: a test
+    reveals them.
+    """
 
     def __init__(self, own_hotkey: str, netuid: int = 27, rules: ChainRules = FREE_RULES) -> None:
         self.own_hotkey = own_hotkey
@@ -23,7 +27,8 @@ class FakeChain:
         self.neurons: list[Neuron] = []
         self.weights: dict[int, dict[int, int]] = {}
         self.current_rules = rules
-        self.reveals = True
+        self.keeps = True
+        self.commits: list[int] = []
         self.submissions = 0
         self.announced: list[int] = []
         self._failures: dict[str, ChainError] = {}
@@ -78,13 +83,19 @@ class FakeChain:
         self._enter("held_weights")
         return dict(self.weights.get(uid, {}))
 
+    async def open_commits(self) -> tuple[int, ...]:
+        self._enter("open_commits")
+        return tuple(self.commits)
+
     async def set_weights(self, weights: Mapping[int, int]) -> None:
         self._enter("set_weights")
         own = self._own()
         if self.height - own.last_update <= self.current_rules.weights_rate_limit:
             raise ExtrinsicRefused("SettingWeightsTooFast", "too early")
         self.submissions += 1
-        if self.reveals:
+        if self.current_rules.commit_reveal:
+            self.commits.append(self.height + 1)  # in the next block
+        elif self.keeps:
             self.weights[own.uid] = dict(weights)
         self.neurons[own.uid] = replace(own, last_update=self.height)
         self._enter("after_set_weights")

@@ -45,8 +45,13 @@ _DELIVERY_SECONDS = 5.0
 NOWHERE = "192.0.2.1"
 
 
-def run(options: ValidatorOptions) -> int:
-    """Run until stopped; returns the exit code."""
+def run(
+    options: ValidatorOptions,
+    *,
+    chain_type: type[SubtensorChain] = SubtensorChain,
+    facts_type: type[FactStore] = FactStore,
+) -> int:
+    """Run until stopped; returns the exit code. The types are for programs that try what a validator survives."""
 
     async def main() -> None:
         logs.configure(options.logging, program="validator")
@@ -58,7 +63,7 @@ def run(options: ValidatorOptions) -> int:
         evidence = RentalEvidence(database)
         clock = SystemClock()
         outbox = Outbox(database)
-        facts = FactStore(database)
+        facts = facts_type(database)
         versions = VersionFile(options.version_file, database, clock)
 
         def watched(rentals: Sequence[Rental], alive: Collection[Rental]) -> None:
@@ -70,7 +75,7 @@ def run(options: ValidatorOptions) -> int:
         async def content() -> dict[str, Any]:
             return validator_content(own_hotkey, options, miner_rows(facts), evidence.penalized())
 
-        chain = SubtensorChain(options.subtensor.endpoint, options.netuid, wallet)
+        chain = chain_type(options.subtensor.endpoint, options.netuid, wallet)
         caller = DendriteCaller(wallet.hotkey, external_ip=options.axon.external_ip)
         details = {"version": __version__, "hotkey": own_hotkey, "netuid": options.netuid}
         logger.info("validator starts", extra=details)

@@ -4,10 +4,10 @@ import pytest
 
 from compute.chain_fake import FREE_RULES, FakeChain
 from compute.clock import ManualClock
-from compute.errors import ChainUnreachable
+from compute.errors import ChainUnreachable, ExtrinsicRefused, NotRegistered
 from compute.store import Database
 from compute.validator.facts import FactStore, WeightsState
-from compute.validator.setting import Outcome, SetResult, WeightSetter
+from compute.validator.setting import _ADVICE, _TOO_FAST, REFUSAL_BLOCKS, Outcome, SetResult, WeightSetter
 
 SCORES = {1: 1.0, 2: 2.0}
 WEIGHTS = {1: 32768, 2: 65535}
@@ -60,17 +60,31 @@ async def test_nobody_scores(bench: Bench) -> None:
     assert bench.chain.submissions == 0
 
 
-async def test_a_refusal_is_journaled_with_the_chains_error_name(bench: Bench) -> None:
-    bench.chain.current_rules = replace(FREE_RULES, weights_rate_limit=0)
-    bench.chain.neurons[0] = replace(bench.chain.neurons[0], last_update=bench.chain.height - 1)
-    own = bench.chain.neurons[0]
-    bench.chain.current_rules = replace(FREE_RULES, weights_rate_limit=0)
-    setter = WeightSetter(bench.chain, bench.facts, ManualClock())
-    bench.chain.neurons[0] = replace(own, last_update=bench.chain.height)
-    result = await setter.set(SCORES, own, uids=3, block=bench.chain.height)
+@pytest.mark.parametrize("name", sorted(_ADVICE))
+async def test_a_refusal_is_journaled_with_what_to_do_and_asked_again_later(bench: Bench, name: str) -> None:
+    bench.chain.fail_next("set_weights", ExtrinsicRefused(name, f"the chain returned `{name}`."))
+    result = await bench.set()
     assert result.outcome is Outcome.REFUSED
-    assert "SettingWeightsTooFast" in result.detail
-    assert bench.state() is WeightsState.FAILED
+    assert result.detail == f"{name}: the chain returned `{name}`. {_ADVICE[name]}"
+    assert bench.state() is WeightsState.REFUSED
+    for _ in range(REFUSAL_BLOCKS - 1):
+        assert (await bench.set()).outcome is Outcome.TOO_EARLY
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    assert bench.chain.submissions == 1
+
+
+@pytest.mark.parametrize("name", _TOO_FAST)
+async def test_too_fast_is_no_fault_of_anybody(bench: Bench, name: str) -> None:
+    bench.chain.fail_next("set_weights", ExtrinsicRefused(name, "too fast"))
+    assert (await bench.set()).outcome is Outcome.TOO_EARLY
+    assert bench.state() is WeightsState.REFUSED
+
+
+async def test_a_hotkey_that_has_lost_its_uid_is_told_so(bench: Bench) -> None:
+    bench.chain.fail_next("set_weights", NotRegistered("gone"))
+    with pytest.raises(NotRegistered):
+        await bench.set()
+    assert bench.state() is WeightsState.INTENT
 
 
 async def test_a_chain_that_dies_after_taking_the_weights_is_asked_again(bench: Bench) -> None:
@@ -101,23 +115,54 @@ async def test_a_crash_before_the_read_back(bench: Bench) -> None:
 
 
 async def test_what_the_chain_does_not_hold_is_not_called_success(bench: Bench) -> None:
-    bench.chain.reveals = False
+    bench.chain.keeps = False
     assert (await bench.set()).outcome is Outcome.REFUSED
     assert bench.state() is WeightsState.FAILED
-    bench.chain.reveals = True
+    bench.chain.keeps = True
     assert (await bench.set()).outcome is Outcome.CONFIRMED
 
 
-async def test_commit_reveal_waits_for_the_reveal_and_not_for_ever(bench: Bench) -> None:
+def reveal(bench: Bench, weights: dict[int, int]) -> None:
+    bench.chain.commits.clear()
+    bench.chain.weights[0] = weights
+
+
+async def test_commit_reveal_waits_as_long_as_the_chain_has_the_commit(bench: Bench) -> None:
     bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
-    bench.chain.reveals = False
+    for _ in range(50):
+        assert (await bench.set()).outcome is Outcome.PENDING
+    assert bench.chain.submissions == 1
+    reveal(bench, dict(WEIGHTS))
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    assert bench.state() is WeightsState.CONFIRMED
+
+
+async def test_a_commit_that_the_chain_has_dropped_is_made_again(bench: Bench) -> None:
+    bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
     assert (await bench.set()).outcome is Outcome.PENDING
+    bench.chain.commits.clear()
+    assert (await bench.set()).outcome is Outcome.PENDING
+    assert bench.chain.submissions == 2
+
+
+async def test_a_crash_after_the_commit_commits_nothing_twice(bench: Bench) -> None:
+    bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
+    bench.chain.fail_next("after_set_weights", ChainUnreachable("gone"))
+    with pytest.raises(ChainUnreachable):
+        await bench.set()
+    assert bench.state() is WeightsState.INTENT
+    assert (await bench.set()).outcome is Outcome.PENDING
+    assert bench.state() is WeightsState.SUBMITTED
+    reveal(bench, dict(WEIGHTS))
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    assert bench.chain.submissions == 1
+
+
+async def test_an_old_commit_is_not_taken_for_the_new_one(bench: Bench) -> None:
+    bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
+    bench.chain.commits.append(bench.chain.height)
+    bench.chain.fail_next("set_weights", ChainUnreachable("gone"))
+    with pytest.raises(ChainUnreachable):
+        await bench.set()
     assert (await bench.set()).outcome is Outcome.PENDING
     assert bench.chain.submissions == 1
-    bench.chain.weights[0] = dict(WEIGHTS)
-    assert (await bench.set()).outcome is Outcome.CONFIRMED
-    bench.chain.weights.clear()
-    assert (await bench.set({1: 1.0})).outcome is Outcome.PENDING
-    bench.chain.height += 100
-    assert (await bench.set({1: 1.0})).outcome is Outcome.PENDING
-    assert bench.chain.submissions == 3

@@ -1,0 +1,163 @@
+"""SIGKILL to the validator at every step from scores to weights: the next one makes the chain hold what the scores say.
+
+The processes are real; what they know of the miners is written into their database, so that nobody need be proven.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from compute.localnet.crowd import neuron_of, wallet_of
+from compute.localnet.filled import fill_chain
+from compute.localnet.newcomer import make_wallet
+from compute.localnet.process import NodeProcess
+from compute.localnet.state import Hyperparameters
+from compute.proof.models import Claim, MachineVerdict
+from compute.reasons import ProofReason
+from compute.store import Database
+from compute.validator.facts import FactStore, WeightsEntry, WeightsState
+from compute.weights import WeightRules, to_chain
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[2]
+NETUID, RAO, UIDS = 27, 10**9, 4
+_SECONDS = 90
+ROUND = 1000
+# https://api.drand.sh/52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971/public/1000
+SIGNATURE = "b44679b9a59af2ec876b1a6b1ad52ea9b1615fc3982b19576350f93447cb1125e342b73a8dd2bacbe47e4b6b63ed5e39"
+MACHINES = {1: ("NVIDIA H200", 8), 2: ("NVIDIA RTX 4090", 2), 3: ("NVIDIA L4", 1)}
+STEPS = (
+    "scores",
+    "before-intent",
+    "intent",
+    "submission",
+    "submitted",
+    "before-confirmed",
+    "confirmed",
+)
+HELD = ("submission", "submitted", "before-confirmed", "confirmed")
+"""The steps after which the chain has the weights, whoever knows of it."""
+LEFT = {
+    "intent": WeightsState.INTENT,
+    "submission": WeightsState.INTENT,
+    "submitted": WeightsState.SUBMITTED,
+    "before-confirmed": WeightsState.SUBMITTED,
+    "confirmed": WeightsState.CONFIRMED,
+}
+"""What the journal says after each of the steps; nothing after the others."""
+
+
+class World:
+    """A chain with a validator and three miners, and the validator's database, in which all three are proven."""
+
+    def __init__(self, folder: Path, *, commit_reveal: bool) -> None:
+        self.folder = folder
+        wallet = make_wallet("validator", "default", str(folder / "wallets"))
+        neurons = [neuron_of(uid, wallet_of(uid) if uid else wallet, 8091 if uid else 0) for uid in range(UIDS)]
+        settings = Hyperparameters(weights_rate_limit=8, tempo=20, commit_reveal_weights_enabled=commit_reveal)
+        fill_chain(folder / "chain.db", NETUID, neurons, {neurons[0].hotkey: 10_000 * RAO}, settings)
+        self.node = NodeProcess(block_time_seconds=0.25, netuid=NETUID, state=folder / "chain.db")
+        self.node.start()
+        self.node.client.advance(10)
+        database, facts = self.open()
+        for uid, (gpu, count) in MACHINES.items():
+            verdict = MachineVerdict(ProofReason.OK, Claim(gpu, count), gpu, count)
+            facts.record_verdict(neurons[uid].hotkey, verdict, at=time.time(), block=5, seconds=10.0)
+        database.close()
+
+    def open(self) -> tuple[Database, FactStore]:
+        database = Database(self.folder / "validator.db")
+        return database, FactStore(database)
+
+    def validate(self, step: str) -> int:
+        """Run the validator until it dies at ``step``, or until the chain holds weights; returns its exit code."""
+        done = subprocess.run(
+            [
+                *(sys.executable, str(ROOT / "tests" / "e2e" / "dying_validator.py"), step),
+                *("--netuid", str(NETUID), "--subtensor.chain_endpoint", self.node.endpoint, "--no-auto_update"),
+                *("--wallet.path", str(self.folder / "wallets"), "--wallet.name", "validator"),
+                *("--database", str(self.folder / "validator.db"), "--axon.external_ip", "127.0.0.1"),
+                *("--validator.perform.hardware.query", "false", "--validator.rounds", "1"),
+            ],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+        )
+        self.log = done.stderr
+        return done.returncode
+
+    def entry(self) -> WeightsEntry | None:
+        database, facts = self.open()
+        try:
+            return facts.last_weights()
+        finally:
+            database.close()
+
+    def wanted(self) -> dict[int, int]:
+        """What the chain shall hold for the scores."""
+        database, facts = self.open()
+        try:
+            return to_chain({fact.uid: fact.total for fact in facts.scores()}, WeightRules(), UIDS)
+        finally:
+            database.close()
+
+    def on_chain(self) -> tuple[dict[int, int], int, int]:
+        """The weights that the chain holds, the block of the last submission, and how many commits are open."""
+        subnet = self.node.client.snapshot(NETUID)["subnets"][str(NETUID)]
+        own = subnet["neurons"][0]
+        return {int(uid): value for uid, value in own["weights"].items()}, own["last_update"], len(subnet["commits"])
+
+
+@pytest.fixture
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    world = World(tmp_path, commit_reveal=getattr(request, "param", False))
+    yield world
+    world.node.close()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_at_any_step_the_next_one_sets_things_right(world: World, step: str) -> None:
+    assert world.validate(step) == -signal.SIGKILL, world.log
+    left = world.entry()
+    assert (left.state if left is not None else None) is LEFT.get(step)
+    held, submitted_at, _ = world.on_chain()
+    assert held == (world.wanted() if step in HELD else {})
+
+    assert world.validate("none") == 0, world.log
+    held, again_at, _ = world.on_chain()
+    assert held == world.wanted()
+    assert set(held) == set(MACHINES)
+    entry = world.entry()
+    assert entry is not None
+    assert entry.state is WeightsState.CONFIRMED
+    if step in HELD and step != "confirmed":
+        assert again_at == submitted_at, "what the chain holds already is not submitted again"
+
+
+@pytest.mark.parametrize("world", [True], indirect=True, ids=["commit-reveal"])
+@pytest.mark.parametrize("step", ["before-intent", "intent", "submission", "submitted", "before-confirmed"])
+def test_the_same_where_weights_are_committed_and_revealed(world: World, step: str) -> None:
+    world.node.client.sign_round(ROUND, SIGNATURE)
+    assert world.validate(step) == -signal.SIGKILL, world.log
+    _, committed_at, _ = world.on_chain()
+    assert world.validate("none") == 0, world.log
+    held, again_at, open_commits = world.on_chain()
+    assert held == world.wanted()
+    assert set(held) == set(MACHINES)
+    if step in ("submission", "submitted", "before-confirmed"):
+        assert again_at == committed_at, "nothing is committed twice"
+    assert open_commits == 0
+    entry = world.entry()
+    assert entry is not None
+    assert entry.state is WeightsState.CONFIRMED
