@@ -26,11 +26,19 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def load_environment() -> None:
-    """Read ``.env`` of the working directory, or of the repository, into the environment; what is set there wins."""
-    from dotenv import find_dotenv, load_dotenv
+    """Read ``.env`` of the working directory, or of the repository, into the environment; what is set there wins.
 
-    here = find_dotenv(usecwd=True)
-    load_dotenv(here or Path(__file__).resolve().parent.parent / ".env")
+    Ends the process with ``EXIT_CONFIG`` where the file is there and cannot be read.
+    """
+    from dotenv import load_dotenv
+
+    here, repository = Path.cwd() / ".env", Path(__file__).resolve().parent.parent / ".env"
+    file = here if here.exists() else repository
+    try:
+        load_dotenv(file)
+    except (OSError, UnicodeDecodeError) as error:
+        print(f"{file} cannot be read: {error}. It must be text that this user may read.", file=sys.stderr)
+        raise SystemExit(EXIT_CONFIG) from None
 
 
 def load_wallet(options: WalletOptions) -> Any:

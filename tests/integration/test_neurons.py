@@ -100,10 +100,37 @@ def test_status_needs_no_chain(tmp_path: Path) -> None:
     assert "lease" in stdout
 
 
+def test_the_file_env_of_the_working_directory_is_read_and_the_environment_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("SQLITE_DB_PATH=by-file.db\nWANDB_API_KEY=\n")
+    monkeypatch.delenv("SQLITE_DB_PATH", raising=False)
+    code, _, stderr = outcome(neuron("validator", "--status", cwd=tmp_path))
+    assert code == 0
+    assert "by-file.db" in stderr
+    monkeypatch.setenv("SQLITE_DB_PATH", "by-environment.db")
+    _, _, stderr = outcome(neuron("validator", "--status", cwd=tmp_path))
+    assert "by-environment.db" in stderr
+    # Not of a folder above: that is another project's.
+    (tmp_path / "below").mkdir()
+    monkeypatch.delenv("SQLITE_DB_PATH")
+    _, _, stderr = outcome(neuron("validator", "--status", cwd=tmp_path / "below"))
+    assert "by-file.db" not in stderr
+
+
+@pytest.mark.parametrize("name", ["miner", "validator", "register"])
+def test_a_file_env_that_is_no_text_is_exit_code_2(name: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"WANDB_API_KEY=\xff\xfe")
+    code, _, stderr = outcome(neuron(name, "--help", cwd=tmp_path))
+    assert code == 2
+    assert f"{tmp_path}/.env cannot be read" in stderr
+    assert "Traceback" not in stderr
+
+
 def test_ctrl_c_at_the_very_start_leaves_no_traceback(tmp_path: Path) -> None:
-    process = neuron("miner", "--status", cwd=tmp_path)
+    process = neuron("miner", "--wallet.path", str(tmp_path), cwd=tmp_path)
     mapped = Path(f"/proc/{process.pid}/maps")
-    # NumPy is mapped in the middle of the imports that take the time.
+    # NumPy is mapped in the middle of the SDK's imports, which take the time.
     while "numpy" not in mapped.read_text():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
