@@ -30,10 +30,11 @@ test: install ## all tests
 	$(BIN)/python -m pytest -n auto -m "not e2e" $(ARGS)
 	$(BIN)/python -m pytest -m e2e $(ARGS)
 
-check: install ## format, lint and types
+check: install ## format, lint, types, and whether documentation and code say the same
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not e2e" tests/unit/test_docs.py tests/unit/test_docs_architecture.py tests/e2e/test_commands.py
 
 format: install ## rewrite the files as `check` wants them
 	$(BIN)/ruff format .

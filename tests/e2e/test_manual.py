@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,8 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "localnet.md").read_text(encoding="utf-8")
-_SECONDS = 90
+_SECONDS = 180
+MakePm2 = Callable[..., Any]
 
 
 class Receiver:
@@ -128,28 +131,51 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
         yield Reader(tmp_path, stack)
 
 
-def test_the_page_leads_to_a_paid_miner(reader: Reader) -> None:
-    blocks = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.strip().splitlines()]
-    node, register_miner, register_validator, config, miner, validator, allocate, execute, deallocate = lines
-    status, offers = re.findall(r"`(python neurons/[^`]*)`", PAGE)
+def lines_of(part: str) -> list[str]:
+    """The commands under a heading of the page, in order; without one, those before the first."""
+    text = PAGE.split(f"\n## {part}\n")[1] if part else PAGE
+    blocks = re.findall(r"```bash\n(.*?)```", text.partition("\n## ")[0], flags=re.DOTALL)
+    return [line for block in blocks for line in block.strip().splitlines()]
 
+
+PREPARED, BY_HAND, UNDER_PM2 = lines_of("")[:4], lines_of("")[4:], lines_of("Under pm2")
+STATUS, EXPLAIN, OFFERS = re.findall(r"`(python neurons/[^`]*)`", PAGE)
+
+
+def prepare(reader: Reader) -> None:
+    node, register_miner, register_validator, config = PREPARED
     chain = reader.start(node, "node")
     assert chain.stdout is not None
     reader.endpoint = json.loads(chain.stdout.readline())["endpoint"]
     assert "local-miner is uid 0" in reader.run(register_miner)
     assert "local-validator is uid 1" in reader.run(register_validator)
     reader.run(config)
-    reader.start(miner, "miner")
-    reader.start(validator, "validator")
 
+
+def wait_until_paid(reader: Reader) -> None:
     deadline = time.monotonic() + _SECONDS
     rows: list[dict[str, dict[str, object]]] = []
     while not rows or rows[0]["verdict"]["reason"] != "ok" or rows[0]["weight"] != 1.0:
         assert time.monotonic() < deadline, rows
-        rows = json.loads(reader.run(f"{status} --json"))
-    assert "Localnet CPU core" in reader.run(status)
-    assert "Localnet CPU core" in reader.run(offers)
+        rows = json.loads(reader.run(f"{STATUS} --json"))
+
+
+def test_every_command_of_the_page_is_run_by_one_of_these_tests() -> None:
+    assert len(re.findall(r"```bash\n", PAGE)) == 5
+    assert len(PREPARED) + len(BY_HAND) + len(UNDER_PM2) == sum(
+        len(block.strip().splitlines()) for block in re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
+    )
+
+
+def test_the_page_leads_to_a_paid_miner(reader: Reader) -> None:
+    miner, validator, allocate, execute, deallocate = BY_HAND
+    prepare(reader)
+    reader.start(miner, "miner")
+    reader.start(validator, "validator")
+    wait_until_paid(reader)
+    assert "Localnet CPU core" in reader.run(STATUS)
+    assert "Localnet CPU core" in reader.run(EXPLAIN)
+    assert "Localnet CPU core" in reader.run(OFFERS)
 
     reader.run(allocate)
     assert reader.run(execute).strip()
@@ -159,6 +185,28 @@ def test_the_page_leads_to_a_paid_miner(reader: Reader) -> None:
     assert [body["status"] for body in reader.receiver.bodies] == ["DEALLOCATION"]
     assert "a-secret-path" not in reader.log("validator")
     assert len(reader.kept_runs("miner")) == len(reader.kept_runs("validator")) == 1
+
+
+def test_the_page_leads_to_a_paid_miner_under_pm2(reader: Reader, tmp_path: Path, make_pm2: MakePm2) -> None:
+    miner_options, validator_options, start, restart, stop, delete = UNDER_PM2
+    prepare(reader)
+    variables = {}
+    for line in (miner_options, validator_options):
+        name, value = re.fullmatch(r'export (\w+)="(.*)"', line).groups()
+        variables[name] = value.replace("--subtensor.network local", f"--subtensor.chain_endpoint {reader.endpoint}")
+    # The file works in its own folder, and the reader's is a copy of the repository.
+    shutil.copy(ROOT / "ecosystem.config.js", tmp_path)
+    (tmp_path / "neurons").symlink_to(ROOT / "neurons")
+    pm2 = make_pm2(tmp_path, **variables)
+    for line in (start, restart):
+        pm2(*shlex.split(line)[1:])
+    wait_until_paid(reader)
+    assert pm2.state("miner") == ("online", 1)
+    assert pm2.state("validator") == ("online", 0)
+    pm2(*shlex.split(stop)[1:])
+    assert {pm2.state(name)[0] for name in ("miner", "validator")} == {"stopped"}
+    pm2(*shlex.split(delete)[1:])
+    assert pm2.processes() == {}
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

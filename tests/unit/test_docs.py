@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ RENTING = TEXTS[ROOT / "docs" / "renting.md"]
 OTHERS = {
     *("--index-url", "--help", "--name", "--interpreter", "--network", "--detach", "--version"),
     *("--now", "--rm", "--gpus", "--dearmor", "--runtime", "--port", "--block-time", "--stake"),
-    *("--ctstate", "--dport", "--keep", "--miners"),
+    *("--ctstate", "--dport", "--keep", "--miners", "--set"),
+    *("--only", "--stop-exit-codes", "--exp-backoff-restart-delay", "--kill-timeout"),
 }
 
 
@@ -120,11 +121,11 @@ def command_lines() -> list[tuple[str, str]]:
     """(neuron, arguments) of every command of the pages that starts a neuron or register.py."""
     found = []
     for page in PAGES:
-        for block in re.findall(r"```bash\n(.*?)```", TEXTS[page], flags=re.DOTALL):
+        for block in re.findall(r"```bash[ \w]*\n(.*?)```", TEXTS[page], flags=re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
                 started = re.search(r"neurons/(miner|validator|register)\.py(.*)", line)
                 if started:
-                    arguments = started[2].split(" -- ", 1)[1] if line.startswith("pm2") else started[2]
+                    arguments = started[2].split(" -- ", 1)[1] if "pm2 start" in line else started[2]
                     found.append((started[1], arguments))
     return found
 
@@ -152,13 +153,21 @@ def test_the_examples_of_scores_are_what_the_program_computes() -> None:
     assert score("NVIDIA RTX 4090", 2, gpu_scores=scores, allocated=True).total == 4.25
 
 
-def test_every_key_of_config_yaml_is_explained() -> None:
+def test_every_key_of_config_yaml_is_explained_and_none_else() -> None:
     page = TEXTS[ROOT / "docs" / "config.md"]
     document = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    keys = {*document, *document["gpu_performance"], *document["merkle_proof"]}
-    keys |= {field.name for field in dataclasses.fields(ProofSettings)}
-    named = set(re.findall(r"`(\w+)`", page)) | set(re.findall(r"^## (\w+)", page, flags=re.MULTILINE))
-    assert keys - named == set()
+    settings = {field.name for field in dataclasses.fields(ProofSettings)}
+    # Between the heading of one part and that of the next, the first column of the table.
+    for title, keys in [
+        ("gpu_performance", set(document["gpu_performance"])),
+        ("merkle_proof", {*document["merkle_proof"], *settings}),
+    ]:
+        part = page.split(f"\n## {title}\n")[1].split("\n## ")[0]
+        written = {
+            key for row in re.findall(r"^\| (`[^|]*`) \|", part, flags=re.MULTILINE) for key in re.findall(r"\w+", row)
+        }
+        assert written == keys
+    assert set(re.findall(r"^## (\w+)$", page, flags=re.MULTILINE)) == set(document)
 
 
 @pytest.mark.parametrize(
@@ -183,26 +192,41 @@ def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
             assert anchor in slugs, f"{page.name} links to #{anchor} of {there.name}"
 
 
+def read_in(pattern: str, files: Iterable[Path]) -> set[str]:
+    """What ``pattern`` finds in the text of any of ``files``."""
+    return {
+        name for file in files for name in re.findall(pattern, file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    }
+
+
 def variables_of_the_code() -> set[str]:
     """The variables that the code reads by name, besides those of options."""
-    found: set[str] = set()
-    for file in [*(ROOT / "compute").rglob("*.py"), *(ROOT / "neurons").glob("*.py")]:
-        text = file.read_text(encoding="utf-8")
-        found |= set(re.findall(r'^[A-Z_]*_VARIABLE = "([A-Z_]+)"', text, flags=re.MULTILINE))
-        found |= set(re.findall(r'environ(?:\.get\(|\[)"([A-Z_]+)"(?!\] =)', text))
+    python = [*(ROOT / "compute").rglob("*.py"), *(ROOT / "neurons").glob("*.py")]
+    found = read_in(r'^[A-Z_]*_VARIABLE = "([A-Z0-9_]+)"', python)
+    found |= read_in(r'environ(?:\.get\(|\[)"([A-Z0-9_]+)"(?!\] =)', python)
     # The first belongs to an option, the second to every program that starts Python.
     return found - {"BT_SUBTENSOR_CHAIN_ENDPOINT", "PYTHONPATH"}
 
 
+def variables_of(page: str, part: str = "") -> set[str]:
+    """The variables in the tables of a page, under its title or under the heading ``part``."""
+    text = TEXTS[ROOT / "docs" / page]
+    text = text.split(f"\n## {part}\n")[1] if part else text
+    return set(re.findall(r"^\| `([A-Z0-9_]+)` \|", text.partition("\n## ")[0], flags=re.MULTILINE))
+
+
+OF_OPTIONS = {option.variable for group in (*MINER, *VALIDATOR) for option in group.options if option.variable}
+
+
 def test_every_variable_that_the_code_reads_is_in_the_documentation_and_none_else() -> None:
-    page = TEXTS[ROOT / "docs" / "environment.md"].partition("\n## ")[0]
-    table = set(re.findall(r"^\| `([A-Z_]+)` \|", page, flags=re.MULTILINE))
-    assert table == variables_of_the_code() | {"SQLITE_DB_PATH"}
+    assert variables_of("environment.md") == variables_of_the_code() | {"SQLITE_DB_PATH"}
+    assert variables_of("running.md", "Under pm2") == read_in(r"process\.env\.(\w+)", [ROOT / "ecosystem.config.js"])
+    of_tests = read_in(r'"(COMPUTE_[A-Z0-9_]+)"', (ROOT / "tests").rglob("*.py"))
+    assert variables_of("developers.md", "Tests") == of_tests - {"COMPUTE_LEASE"}
 
 
-def test_the_example_environment_names_every_variable_of_the_documentation() -> None:
-    example = (ROOT / ".env.example").read_text(encoding="utf-8")
-    given = set(re.findall(r"^#?([A-Z_]+)=", example, flags=re.MULTILINE))
-    assert given >= {"WANDB_API_KEY", "DEALLOCATION_NOTIFY_URL", "STATUS_NOTIFY_URL", "SQLITE_DB_PATH"}
-    ours = {"WANDB_API_KEY", "DEALLOCATION_NOTIFY_URL", "STATUS_NOTIFY_URL"}
-    assert given - ours <= {option.variable for group in (*MINER, *VALIDATOR) for option in group.options}
+def test_the_example_environment_names_every_variable_and_none_else() -> None:
+    given = read_in(r"^#?([A-Z0-9_]+)=", [ROOT / ".env.example"])
+    # Where the engine is and what wandb does belong to the machine, not to a neuron's secrets.
+    assert given - OF_OPTIONS == variables_of("environment.md") - {"WANDB_MODE", "DOCKER_HOST"} - OF_OPTIONS
+    assert given & OF_OPTIONS >= {"SQLITE_DB_PATH", "BT_WALLET_NAME", "BT_AXON_EXTERNAL_IP"}

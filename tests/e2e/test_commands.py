@@ -1,0 +1,97 @@
+"""Every command in the manual is run here, or its block says what it needs that is not here (docs/developers.md)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WORDS = {"", "outside", "gpu", "ci"}
+IN_ORDER = "localnet.md"
+"""The page that test_manual.py follows from its beginning to its end."""
+TYPED = {
+    "python neurons/register.py": "exit\n",
+    "python test-scripts/benchmark.py hashcat": "6\n1\n\n\n",
+}
+"""What a person types into those commands that ask."""
+_SECONDS = 300
+
+
+def blocks() -> list[tuple[str, str, list[str]]]:
+    """(page, word, commands) of every block of shell commands; continued lines are one command, comments none."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for word, block in re.findall(r"^ *```(?:bash|sh)\b *(.*)\n((?:.*\n)*?) *```$", text, flags=re.MULTILINE):
+            lines = [line.split("  #")[0].strip() for line in block.replace("\\\n", " ").splitlines()]
+            found.append((page.name, word, [line for line in lines if line and not line.startswith("#")]))
+    return found
+
+
+BLOCKS = blocks()
+HERE = sorted({line for page, word, lines in BLOCKS if not word and page != IN_ORDER for line in lines})
+
+
+def test_every_block_is_run_or_says_why_not() -> None:
+    assert {word for _, word, _ in BLOCKS} == WORDS
+    fences = sum(len(re.findall(r"```(?:bash|sh|shell|console)\b", page.read_text(encoding="utf-8"))) for page in PAGES)
+    assert len(BLOCKS) == fences
+    assert {word for page, word, _ in BLOCKS if page == IN_ORDER} == {"", "ci"}
+
+
+def test_what_is_left_to_ci_is_there() -> None:
+    scripts = "".join(file.read_text(encoding="utf-8") for file in (ROOT / ".ci").iterdir())
+    for _, word, lines in BLOCKS:
+        for line in lines if word == "ci" else []:
+            if line.startswith("python -m pytest "):
+                # A part of `make test`.
+                assert all((ROOT / word).is_file() for word in line.split()[3:] if not word.startswith("-"))
+                continue
+            program, target, *variables = shlex.split(line)
+            assert program == "make"
+            assert re.search(rf"^make (?:-\S+ )*{target}\b", scripts, flags=re.MULTILINE), line
+            assert all(variable in scripts for variable in variables), line
+
+
+def test_what_is_typed_is_typed_into_something() -> None:
+    assert TYPED.keys() <= set(HERE)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A folder that looks like the repository; what a command writes there, stays there."""
+    for entry in ROOT.iterdir():
+        if not entry.name.startswith(".") and entry.name not in ("build", "database.db", "database.data"):
+            (tmp_path / entry.name).symlink_to(entry)
+    return tmp_path
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("line", HERE)
+def test_a_command(clone: Path, line: str) -> None:
+    if "hashcat" in line and shutil.which("hashcat") is None:
+        pytest.skip("there is no hashcat. Install it with: apt-get install -y hashcat pocl-opencl-icd")
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("BT_")}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", line],
+        cwd=clone,
+        env={
+            **inherited,
+            "HOME": str(clone),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+        },
+        input=TYPED.get(line, ""),
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
