@@ -19,6 +19,7 @@
     │   └── OutputTooLarge         more bytes than the caller allowed
     ├── LeaseError             a lease request was refused: reason (compute.reasons.Refusal)
     ├── RuntimeFailure         the container runtime failed to start, stop or change a machine
+    │   └── RuntimeGone            nothing can be asked of it now; what it runs may be well
     ├── ProgramFailed          another program that this one ran ended badly: its last words
     └── ProofError             a proof of GPU ended early: reason (compute.reasons.ProofReason)
         └── FrameError             a frame was malformed, too large or late
@@ -108,6 +109,10 @@ class LeaseError(ComputeError):
 
 class RuntimeFailure(ComputeError):
     """The container runtime could not start, stop or change a machine."""
+
+
+class RuntimeGone(RuntimeFailure):
+    """The container runtime does not answer: whether it did what it was told, and how its machines are, is unknown."""
 
 
 class ProgramFailed(ComputeError):

@@ -14,7 +14,7 @@ python=${PYTHON:-python3}
 mirror=${MIRROR:-}
 torch_index=${TORCH_INDEX:-}
 release=bookworm
-packages=openssh-server,python3,ca-certificates,curl,iproute2,less,procps
+packages=openssh-server,python3,ca-certificates,curl,iproute2,less,nftables,procps
 
 die() {
     echo "build-base.sh: $*" >&2

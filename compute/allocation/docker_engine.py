@@ -16,7 +16,7 @@ from docker.client import DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from compute.allocation.docker_options import Host
-from compute.errors import RuntimeFailure
+from compute.errors import RuntimeFailure, RuntimeGone
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +26,12 @@ CALL_SECONDS = 30
 _ANY_VERSION = "1.41"
 
 
-class EngineGone(RuntimeFailure):
+class EngineGone(RuntimeGone):
     """No engine answers, or not in time."""
+
+
+class DiskFull(RuntimeFailure):
+    """The engine's disk is full, or the container's share of it."""
 
 
 class ImageMissing(RuntimeFailure):
@@ -46,6 +50,10 @@ class PortTaken(RuntimeFailure):
     """A program on the host, or another container, listens there."""
 
 
+class ProgramMissing(RuntimeFailure):
+    """The image lacks what a container is to run."""
+
+
 class QuotaUnsupported(RuntimeFailure):
     """The storage driver cannot limit a container's disk."""
 
@@ -58,8 +66,9 @@ _KNOWN: tuple[tuple[str, type[RuntimeFailure], str], ...] = (
     ),
     (r"container name .* is already in use", NameTaken, "the container's name is taken"),
     (r"removal of container .* is already in progress", Missing, "the container is going"),
+    (r"exec: .*(not found in|no such file)", ProgramMissing, "the miner's image lacks a program that leases need"),
     (r"storage-opt|pquota|project quota", QuotaUnsupported, "the miner's storage driver has no disk quota"),
-    (r"no space left on device|disk quota exceeded", RuntimeFailure, "the miner's disk is full"),
+    (r"no space left on device|disk quota exceeded", DiskFull, "the miner's disk is full"),
     (
         r"could not select device driver|nvidia-container-cli|nvidia-container-runtime|unresolvable CDI",
         RuntimeFailure,
@@ -96,7 +105,7 @@ class DockerEngine:
         except APIError as error:
             said = str(error.explanation or error)
             failure = failure_of(error, doing)
-            expected = isinstance(failure, (Missing, NameTaken, QuotaUnsupported))
+            expected = isinstance(failure, (Missing, NameTaken, ProgramMissing, QuotaUnsupported))
             logger.log(logging.DEBUG if expected else logging.WARNING, "the engine would not %s: %s", doing, said)
             raise failure from error
         except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as error:

@@ -17,8 +17,22 @@ _CONFIG = "etc/ssh/compute_sshd_config"
 _HOST_KEY = "etc/ssh/compute_host_key"
 _SSH_FOLDER = f"{USERNAME}/.ssh"
 
+_STEPS = "etc/ssh/compute_steps"
+_START = "etc/ssh/compute_start"
+
 SSHD_COMMAND = ("/usr/sbin/sshd", "-D", "-e", "-f", f"/{_CONFIG}")
 """In the foreground, with its log on stderr."""
+
+STEPS_COMMAND = ("/bin/sh", f"/{_START}")
+"""First the order's script, unless it has been through already, then ``SSHD_COMMAND``."""
+
+_START_SCRIPT = f"""\
+if ! [ -e /{_STEPS}.done ]; then
+    cd / && /bin/sh /{_STEPS} </dev/null || exit
+    : >/{_STEPS}.done
+fi
+exec {" ".join(SSHD_COMMAND)}
+"""
 
 _SSHD_CONFIG = f"""\
 Port 22
@@ -85,7 +99,10 @@ def _sshd_files(order: LeaseOrder) -> list[_Entry]:
         root="yes" if by_password else "prohibit-password", password="yes" if by_password else "no"
     )
     # sshd wants the folder for its unprivileged half, and images that never booted lack it.
-    return [("run/sshd", None, 0o755), (_CONFIG, config, 0o600), (_HOST_KEY, order.host_key, 0o600)]
+    entries: list[_Entry] = [("run/sshd", None, 0o755), (_CONFIG, config, 0o600), (_HOST_KEY, order.host_key, 0o600)]
+    if order.script:
+        entries += [(_START, _START_SCRIPT, 0o600), (_STEPS, order.script, 0o600)]
+    return entries
 
 
 def _key_files(authorized_keys: Sequence[str]) -> list[_Entry]:

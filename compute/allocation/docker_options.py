@@ -7,7 +7,7 @@ from typing import Any
 
 from docker.types import DeviceRequest, LogConfig
 
-from compute.allocation.docker_files import SSHD_COMMAND
+from compute.allocation.docker_files import SSHD_COMMAND, STEPS_COMMAND
 from compute.allocation.keys import SessionKey
 from compute.allocation.runtime import LeaseOrder
 
@@ -46,7 +46,9 @@ class DockerSettings:
     """What all containers of one miner have in common.
 
     ``miner`` tells its containers from those of other miners on the same engine. ``bind_address`` is where on the
-    host the SSH port is open. ``pids`` bounds processes and threads of one container together.
+    host the SSH port is open. ``pids`` bounds processes and threads of one container together. ``close_network`` closes
+    the host and private addresses to them, but for ``allowed_ranges`` (such as ``"10.1.0.0/16"``). ``script_seconds``
+    and ``script_bytes`` bound an order's script, the latter where no disk was asked for.
     """
 
     miner: str
@@ -54,6 +56,10 @@ class DockerSettings:
     network: str = DEFAULT_NETWORK
     bind_address: str = "0.0.0.0"  # noqa: S104 - renters come from everywhere
     pids: int = 16_384
+    close_network: bool = True
+    allowed_ranges: tuple[str, ...] = ()
+    script_seconds: float = 900.0
+    script_bytes: int = 20 << 30
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def container_options(
     options: dict[str, Any] = {
         "image": settings.image,
         # Each of these four overrides what an image may say of itself.
-        "entrypoint": list(SSHD_COMMAND),
+        "entrypoint": list(STEPS_COMMAND if order.script else SSHD_COMMAND),
         "command": [],
         "user": "0:0",
         "healthcheck": {"test": ["NONE"]},
@@ -102,8 +108,8 @@ def container_options(
         "oom_score_adj": 500,
         "shm_size": memory_bytes // 2,
         "log_config": LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "2"}),
-        # An engine or a host that was restarted brings the machine back by itself.
-        "restart_policy": {"Name": "unless-stopped"},
+        # The miner alone starts a machine, after it has closed the network; an engine that comes up would not.
+        "restart_policy": {"Name": "no"},
     }
     if limits.cpu_count:
         options["nano_cpus"] = min(limits.cpu_count, host.cpu_count) * _NANO
@@ -113,30 +119,6 @@ def container_options(
         capabilities = [["gpu", "compute", "utility"]]
         options["device_requests"] = [DeviceRequest(device_ids=list(limits.gpu_uuids), capabilities=capabilities)]
     return options
-
-
-def network_options(name: str) -> dict[str, Any]:
-    """The arguments of ``client.networks.create``: a bridge of the leases' own, whose members do not see each other.
-
-    The bridge has the network's name as far as interfaces may have it, so that an operator can write rules for it.
-    """
-    return {
-        "name": name,
-        "driver": "bridge",
-        "check_duplicate": True,
-        "enable_ipv6": False,
-        "options": {
-            "com.docker.network.bridge.enable_icc": "false",
-            "com.docker.network.bridge.name": name[:15],
-        },
-        "labels": {"compute.network": "leases"},
-    }
-
-
-def closes_its_members(attributes: dict[str, Any]) -> bool:
-    """Whether a network that exists already, as the engine describes it, is like one of ``network_options``."""
-    options = attributes.get("Options") or {}
-    return attributes.get("Driver") == "bridge" and options.get("com.docker.network.bridge.enable_icc") == "false"
 
 
 def _labels(order: LeaseOrder, settings: DockerSettings) -> dict[str, str]:

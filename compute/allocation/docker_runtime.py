@@ -8,13 +8,15 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from docker.models.containers import Container
-from docker.models.networks import Network
 
 from compute.allocation import docker_files as files
+from compute.allocation.docker_arrival import Arrival
 from compute.allocation.docker_engine import (
+    DiskFull,
     DockerEngine,
     EngineGone,
     ImageMissing,
@@ -23,15 +25,14 @@ from compute.allocation.docker_engine import (
     PortTaken,
     QuotaUnsupported,
 )
+from compute.allocation.docker_network import LeaseNetwork
 from compute.allocation.docker_options import (
     LABEL_HOST_KEY,
     LABEL_LEASE,
     LABEL_MINER,
     SSH_PORT,
     DockerSettings,
-    closes_its_members,
     container_options,
-    network_options,
 )
 from compute.allocation.runtime import Endpoint, LeaseOrder, Phase, Runtime, RuntimeStatus
 from compute.allocation.sshd_check import wait_for_sshd
@@ -51,22 +52,28 @@ _ENDING_SECONDS = 3
 _REMOVING_SECONDS = 20.0
 _LOOK_SECONDS = 0.05
 _PORT_TRIES = 3
-_LOG_LINES = 20
 
 
 class SshdCheck(Protocol):
     """``sshd_check.wait_for_sshd``, or what a test has in its place."""
 
     def __call__(
-        self, host: str, port: int, fingerprint: str, *, within_seconds: float, still_alive: Callable[[], bool]
+        self,
+        host: str,
+        port: int,
+        fingerprint: str,
+        *,
+        within_seconds: float,
+        still_alive: Callable[[], bool],
+        pause_seconds: float,
     ) -> None: ...
 
 
 class DockerRuntime(Runtime):
     """Containers of one miner, found by their labels and by nothing else: names are for people and older peers.
 
-    A container does not end by itself when its lease does, and comes back by itself when the engine does. What the
-    image must have: sshd at ``/usr/sbin/sshd``, Python with torch as ``python3`` and as ``/opt/conda/bin/python``.
+    A container does not end by itself when its lease does, and once down, stays down until it is started here. What
+    the image must have: sshd at ``/usr/sbin/sshd``, Python with torch as ``python3`` and as ``/opt/conda/bin/python``.
     """
 
     def __init__(
@@ -79,6 +86,7 @@ class DockerRuntime(Runtime):
     ) -> None:
         self._settings = settings
         self._engine = engine
+        self._network = LeaseNetwork(settings, engine)
         self._start_seconds = start_seconds
         self._sshd_check = sshd_check
         self._quota = True
@@ -102,7 +110,7 @@ class DockerRuntime(Runtime):
                     logger.warning(
                         "the engine has no nvidia runtime: leases get no GPUs, and fail if they ask for some"
                     )
-            self._ensure_network()
+            self._network.check()
         except ImageMissing as error:
             raise ConfigError(
                 f"image {self._settings.image!r} is not on the Docker engine. Build it with: "
@@ -124,20 +132,20 @@ class DockerRuntime(Runtime):
     def accepts_image(self, image: str) -> bool:
         return image == self._settings.image or any(fnmatch.fnmatchcase(image, name) for name in _STAND_IN_FOR)
 
-    def start(self, order: LeaseOrder) -> Endpoint:
+    def start(self, order: LeaseOrder, *, wanted: Callable[[], bool] = lambda: True) -> Endpoint:
         container = self._find(order.lease_id)
         if container is not None and container.status in _PHASES:
             if container.status == "paused":
                 self._unpause(container)
             try:
-                return self._until_up(container)
+                return self._until_up(container, order, wanted)
             except RuntimeFailure:
                 with contextlib.suppress(RuntimeFailure):
                     self._remove(container)
                 raise
         if container is not None:
             self.stop(order.lease_id)
-        return self._launch(order)
+        return self._launch(order, wanted)
 
     def stop(self, lease_id: str) -> None:
         deadline = time.monotonic() + _REMOVING_SECONDS
@@ -168,11 +176,15 @@ class DockerRuntime(Runtime):
         if container is None or container.status not in _RESTARTABLE:
             # Nothing of the renter's is in what never ran, or was half removed.
             self.stop(order.lease_id)
-            return self._launch(order)
+            return self._launch(order, lambda: True)
         self._halt(container)
-        self._put(container, files.restart_archive(order))
         try:
-            return self._run(container)
+            self._put(container, files.restart_archive(order))
+        except DiskFull:
+            # The renter's own share of it, most likely. What was put there before will do: a lease is not lost for it.
+            logger.warning("no room for new files in the machine of lease %s: it restarts as it is", order.lease_id)
+        try:
+            return self._run(container, order, lambda: True, closed=self._network.close)
         except RuntimeFailure:
             with contextlib.suppress(RuntimeFailure):
                 self._halt(container)
@@ -191,23 +203,27 @@ class DockerRuntime(Runtime):
     def list(self) -> Sequence[RuntimeStatus]:
         return [_status_of(container) for container in self._containers()]
 
-    def _launch(self, order: LeaseOrder) -> Endpoint:
+    def _launch(self, order: LeaseOrder, wanted: Callable[[], bool]) -> Endpoint:
         """Create a container for ``order`` and start it, or leave nothing of it."""
-        self._ensure_network()
-        for attempt in range(_PORT_TRIES):
-            port = order.ssh_port or _free_port(self._settings.bind_address)
-            container = self._create(order, port)
-            try:
-                self._put(container, files.machine_archive(order, self._shadow(container)))
-                return self._run(container)
-            except RuntimeFailure as error:
-                with contextlib.suppress(RuntimeFailure):
-                    self._remove(container)
-                if not isinstance(error, PortTaken):
-                    raise
-                # A port of our own choice may have been lost to another program since.
-                if order.ssh_port or attempt == _PORT_TRIES - 1:
-                    raise RuntimeFailure(f"port {port} is taken by another program on the miner's machine") from error
+        self._network.ensure()
+        # Closing the network takes as long as making a container, and neither needs the other.
+        with ThreadPoolExecutor(1, thread_name_prefix="network") as beside:
+            closing = beside.submit(self._network.close)
+            for attempt in range(_PORT_TRIES):
+                port = order.ssh_port or _free_port(self._settings.bind_address)
+                container = self._create(order, port)
+                try:
+                    self._put(container, files.machine_archive(order, self._shadow(container)))
+                    return self._run(container, order, wanted, closed=closing.result)
+                except RuntimeFailure as error:
+                    with contextlib.suppress(RuntimeFailure):
+                        self._remove(container)
+                    if not isinstance(error, PortTaken):
+                        raise
+                    # A port of our own choice may have been lost to another program since.
+                    if order.ssh_port or attempt == _PORT_TRIES - 1:
+                        text = f"port {port} is taken by another program on the miner's machine"
+                        raise RuntimeFailure(text) from error
         raise AssertionError("the last attempt returns or raises")
 
     def _create(self, order: LeaseOrder, port: int) -> Container:
@@ -227,40 +243,41 @@ class DockerRuntime(Runtime):
                 logger.warning("the engine's storage driver has no disk quota: leases share the whole disk")
                 self._quota = False
 
-    def _run(self, container: Container) -> Endpoint:
+    def _run(
+        self, container: Container, order: LeaseOrder, wanted: Callable[[], bool], *, closed: Callable[[], None]
+    ) -> Endpoint:
+        """Start ``container``, once ``closed`` has returned: the network is closed by then."""
+        closed()
         with self._engine.calling("start the container"):
             container.start()
-        return self._until_up(container)
+        return self._until_up(container, order, wanted)
 
-    def _until_up(self, container: Container) -> Endpoint:
+    def _until_up(self, container: Container, order: LeaseOrder, wanted: Callable[[], bool]) -> Endpoint:
         endpoint = _endpoint_of(container)
-        restarts: int = container.attrs["RestartCount"]
-
-        def still_alive() -> bool:
-            with self._engine.calling("describe the container"):
-                container.reload()
-            return container.status == "running" and bool(container.attrs["RestartCount"] <= restarts)
-
         bound = self._settings.bind_address
-        host = "127.0.0.1" if bound == "0.0.0.0" else bound  # noqa: S104 - a comparison
+        arrival = Arrival(
+            self._engine,
+            container,
+            order,
+            start_seconds=self._start_seconds,
+            script_seconds=self._settings.script_seconds,
+            script_bytes=self._settings.script_bytes,
+            wanted=wanted,
+        )
         try:
             self._sshd_check(
-                host,
+                "127.0.0.1" if bound == "0.0.0.0" else bound,  # noqa: S104 - a comparison
                 endpoint.port,
                 endpoint.host_key,
-                within_seconds=self._start_seconds,
-                still_alive=still_alive,
+                within_seconds=arrival.patience_seconds,
+                still_alive=arrival.goes_on,
+                pause_seconds=arrival.pause_seconds,
             )
-        except RuntimeFailure:
-            self._log_output(container)
+        except EngineGone:
             raise
+        except RuntimeFailure as error:
+            raise arrival.failure(error) from error
         return endpoint
-
-    def _log_output(self, container: Container) -> None:
-        """What sshd said, for the operator."""
-        with contextlib.suppress(RuntimeFailure), self._engine.calling("show the container's log"):
-            said = container.logs(tail=_LOG_LINES).decode(errors="backslashreplace").strip()
-            logger.warning("the container did not come up; it said: %s", said or "nothing")
 
     def _put(self, container: Container, archive: bytes) -> None:
         with self._engine.calling("put files into the container"):
@@ -309,28 +326,6 @@ class DockerRuntime(Runtime):
         wanted = [f"{LABEL_MINER}={self._settings.miner}", lease]
         with self._engine.calling("list the containers") as client:
             return client.containers.list(all=True, filters={"label": wanted}, ignore_removed=True)
-
-    def _ensure_network(self) -> None:
-        network = self._network()
-        if network is None:
-            try:
-                with self._engine.calling("create the network") as client:
-                    client.networks.create(**network_options(self._settings.network))
-            except RuntimeFailure:
-                # Another miner on this engine may have been first.
-                if self._network() is None:
-                    raise
-            network = self._network()
-        if network is None or not closes_its_members(network.attrs):
-            name = self._settings.network
-            logger.error("network %r is not one that this miner made. Remove it: docker network rm %s", name, name)
-            raise RuntimeFailure("the miner's network for leases is unfit")
-
-    def _network(self) -> Network | None:
-        name = self._settings.network
-        with self._engine.calling("list the networks") as client:
-            # The engine's own filter matches parts of names.
-            return next((found for found in client.networks.list(names=[name]) if found.name == name), None)
 
 
 def _status_of(container: Container) -> RuntimeStatus:

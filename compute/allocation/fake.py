@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from compute.allocation.keys import SessionKey
 from compute.allocation.runtime import Endpoint, LeaseOrder, Phase, Runtime, RuntimeStatus
-from compute.errors import RuntimeFailure
+from compute.errors import RuntimeFailure, RuntimeGone
 
 
 @dataclass
@@ -24,7 +24,8 @@ class FakeMachine:
 class FakeRuntime(Runtime):
     """Machines are entries of ``machines``, which may be given to another instance: a miner that was restarted.
 
-    ``fail`` names methods that raise RuntimeFailure; ``gate``, when given, is what ``start`` waits for.
+    ``fail`` names methods that raise RuntimeFailure; while ``gone``, all raise RuntimeGone; ``gate``, when given, is
+    what ``start`` waits for.
     ``calls`` is the name of every method called, in order.
     """
 
@@ -32,16 +33,18 @@ class FakeRuntime(Runtime):
         self.machines = {} if machines is None else machines
         self.images = images
         self.fail: set[str] = set()
+        self.gone = False
         self.gate: threading.Event | None = None
         self.calls: list[str] = []
 
     def accepts_image(self, image: str) -> bool:
         return self.images is None or image in self.images
 
-    def start(self, order: LeaseOrder) -> Endpoint:
+    def start(self, order: LeaseOrder, *, wanted: Callable[[], bool] = lambda: True) -> Endpoint:
         self._called("start")
-        if self.gate is not None and not self.gate.wait(10):
-            raise RuntimeFailure("the gate was never opened")
+        while self.gate is not None and not self.gate.wait(0.01):
+            if not wanted():
+                raise RuntimeFailure("no longer wanted")
         machine = self.machines.get(order.lease_id)
         if machine is not None and machine.phase is Phase.RUNNING:
             return machine.endpoint
@@ -84,6 +87,8 @@ class FakeRuntime(Runtime):
 
     def _called(self, method: str) -> None:
         self.calls.append(method)
+        if self.gone:
+            raise RuntimeGone("nobody answers")
         if method in self.fail:
             raise RuntimeFailure(f"told to fail: {method}")
 

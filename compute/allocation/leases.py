@@ -53,12 +53,16 @@ class Owner:
 
 @dataclass(frozen=True)
 class LeaseSecrets:
-    """The connection data of a lease. ``host_key`` is private, in OpenSSH form; the other keys are public lines."""
+    """What of a lease is nobody's business. ``host_key`` is private, in OpenSSH form; the other keys are public lines.
+
+    ``script`` is what its machine runs before it is up: a renter may well write a token into it.
+    """
 
     host_key: str = field(repr=False)
     password: str | None = field(repr=False, default=None)
     user_key: str = ""
     terminal_key: str = ""
+    script: str = field(repr=False, default="")
 
     @property
     def authorized_keys(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import re
 import select
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -71,7 +71,9 @@ class LocalRuntime(Runtime):
         # There are no images here: every lease has the Python that runs the miner.
         return True
 
-    def start(self, order: LeaseOrder) -> Endpoint:
+    def start(self, order: LeaseOrder, *, wanted: Callable[[], bool] = lambda: True) -> Endpoint:
+        if order.script:
+            raise RuntimeFailure("the local runtime runs no steps of a dockerfile")
         status = self.status(order.lease_id)
         if status.endpoint is not None:
             if status.phase is Phase.PAUSED:

@@ -7,19 +7,22 @@ crash, the next ``reconcile`` can tell from store and runtime together what is m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from typing import ParamSpec, TypeVar
 
 from compute.allocation.leases import Lease, LeaseSecrets, LeaseStore
 from compute.allocation.runtime import LeaseOrder, Phase, Runtime, RuntimeStatus
-from compute.allocation.states import DRAINING, LeaseState
+from compute.allocation.states import DRAINING, HOLDING, LeaseState
 from compute.clock import Clock
-from compute.errors import LeaseError, RuntimeFailure, StoreError
+from compute.errors import LeaseError, RuntimeFailure, RuntimeGone, StoreError
 from compute.reasons import Refusal
 
 logger = logging.getLogger(__name__)
+
+_EXPECTED = {LeaseState.ACTIVE: Phase.RUNNING, LeaseState.PAUSED: Phase.PAUSED}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,6 +41,8 @@ class Machine:
         self._ssh_port = ssh_port
         self._executor = executor
         self._lock = asyncio.Lock()
+        self._doubtful: set[str] = set()
+        self._closing = False
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a blocking function off the event loop."""
@@ -61,7 +66,7 @@ class Machine:
                     if lease.state in DRAINING:
                         await self._drain(lease)
                 order = await self._order(lease_id)
-                endpoint = await self.call(self._runtime.start, order)
+                endpoint = await self.call(self._runtime.start, order, wanted=lambda: self._is_wanted(order))
             except (RuntimeFailure, StoreError) as error:
                 await self._fail(lease_id, error)
                 return
@@ -69,6 +74,16 @@ class Machine:
             await self.call(
                 self._store.move, lease_id, LeaseState.ACTIVE, port=endpoint.port, activated_at=self._clock.now()
             )
+
+    def _is_wanted(self, order: LeaseOrder) -> bool:
+        """Whether the start of a machine should go on. Blocks."""
+        lease = self._store.get(order.lease_id)
+        # A script may take longer than the process may to end; whoever asks again begins anew.
+        return lease is not None and lease.state is LeaseState.STARTING and not (self._closing and order.script)
+
+    def close(self) -> None:
+        """Let no start go on for long."""
+        self._closing = True
 
     async def drain(self, lease_id: str) -> None:
         """Take down what a failed or stopping lease has on the machine, and free it. Idempotent.
@@ -85,7 +100,8 @@ class Machine:
         """Freeze an active lease's machine. Idempotent."""
         async with self._lock:
             lease = await self._up(lease_id)
-            await self.call(self._runtime.pause, lease_id)
+            with self._changing(lease_id):
+                await self.call(self._runtime.pause, lease_id)
             if lease.state is LeaseState.ACTIVE:
                 await self.call(self._store.move, lease_id, LeaseState.PAUSED)
 
@@ -93,7 +109,8 @@ class Machine:
         """Let a paused lease's machine go on. Idempotent."""
         async with self._lock:
             lease = await self._up(lease_id)
-            await self.call(self._runtime.unpause, lease_id)
+            with self._changing(lease_id):
+                await self.call(self._runtime.unpause, lease_id)
             if lease.state is LeaseState.PAUSED:
                 await self.call(self._store.move, lease_id, LeaseState.ACTIVE)
 
@@ -112,14 +129,35 @@ class Machine:
             await self._up(lease_id)
             secrets = change(await self.call(self._store.secrets, lease_id))
             await self.call(self._store.set_secrets, lease_id, secrets)
-            await self.call(self._runtime.set_keys, lease_id, secrets.authorized_keys)
+            with self._changing(lease_id):
+                await self.call(self._runtime.set_keys, lease_id, secrets.authorized_keys)
 
     async def set_end(self, lease_id: str, ends_at: float) -> None:
         """Give a lease another end."""
         async with self._lock:
             await self._up(lease_id)
             await self.call(self._store.set_end, lease_id, ends_at)
-            await self.call(self._runtime.set_end, lease_id, ends_at)
+            with self._changing(lease_id):
+                await self.call(self._runtime.set_end, lease_id, ends_at)
+
+    async def look_after(self) -> None:
+        """Bring back what was up and is not any more, as after a restart of the engine. Idempotent.
+
+        Raises:
+            RuntimeFailure, StoreError: the runtime or the store cannot be asked; call again.
+        """
+        async with self._lock:
+            live = await self.call(self._store.live)
+            # What has not been up yet, or is over, is somebody's work just now.
+            live = [lease for lease in live if lease.state in HOLDING and lease.activated_at is not None]
+            if not live:
+                return
+            found = {status.lease_id: status for status in await self.call(self._runtime.list)}
+            for lease in live:
+                status = found.get(lease.lease_id)
+                as_expected = status is not None and status.phase is _EXPECTED.get(lease.state)
+                if not as_expected or lease.lease_id in self._doubtful:
+                    await self._settle(lease, found)
 
     async def reconcile(self) -> None:
         """Make store and runtime agree after any kind of end of the process before this one. Idempotent.
@@ -149,8 +187,11 @@ class Machine:
             status = found.get(lease.lease_id)
             try:
                 await self._adopt(lease, status)
+            except RuntimeGone:
+                raise
             except (RuntimeFailure, StoreError) as error:
                 await self._fail(lease.lease_id, error)
+            self._doubtful.discard(lease.lease_id)
 
     async def _adopt(self, lease: Lease, status: RuntimeStatus | None) -> None:
         """Take over a lease whose machine was up when the last process ended."""
@@ -160,7 +201,13 @@ class Machine:
             await self._restart(lease.lease_id)
             return
         secrets = await self.call(self._store.secrets, lease.lease_id)
-        await self.call(self._runtime.set_keys, lease.lease_id, secrets.authorized_keys)
+        try:
+            await self.call(self._runtime.set_keys, lease.lease_id, secrets.authorized_keys)
+        except RuntimeGone:
+            raise
+        except RuntimeFailure as error:
+            # It may be the renter's own full disk: no reason to take the machine away.
+            logger.warning("the keys of lease %s could not be written again: %s", lease.lease_id, error)
         await self.call(self._runtime.set_end, lease.lease_id, lease.ends_at)
         if lease.state is LeaseState.STARTING and phase is Phase.PAUSED:
             await self.call(self._runtime.unpause, lease.lease_id)
@@ -173,10 +220,22 @@ class Machine:
         await self.call(self._store.move, lease_id, LeaseState.STARTING)
         try:
             endpoint = await self.call(self._runtime.restart, await self._order(lease_id))
+        except RuntimeGone:
+            # The renter's files may be well. It stays ``starting``, and is looked after as soon as there is an answer.
+            raise
         except (RuntimeFailure, StoreError) as error:
             await self._fail(lease_id, error)
             return
         await self.call(self._store.move, lease_id, LeaseState.ACTIVE, port=endpoint.port)
+
+    @contextlib.contextmanager
+    def _changing(self, lease_id: str) -> Iterator[None]:
+        """Where a change was lost with the runtime's answer, store and machine are compared when it is back."""
+        try:
+            yield
+        except RuntimeGone:
+            self._doubtful.add(lease_id)
+            raise
 
     async def _fail(self, lease_id: str, error: Exception) -> None:
         logger.warning("lease %s failed: %s", lease_id, error)
@@ -227,4 +286,5 @@ class Machine:
             authorized_keys=secrets.authorized_keys,
             host_key=secrets.host_key,
             password=secrets.password,
+            script=secrets.script,
         )

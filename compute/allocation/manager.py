@@ -37,6 +37,7 @@ MAX_SECONDS = 366 * 86_400.0
 """The longest that a customer's lease may last from now."""
 
 RETRY_SECONDS = 10.0
+WATCH_SECONDS = 5.0
 _LOOK_SECONDS = 60.0
 _CLOSE_SECONDS = 30.0
 _THREADS = 4
@@ -51,7 +52,10 @@ class KeyLine(str, Enum):
 
 @dataclass(frozen=True)
 class LeaseRequest:
-    """What a caller wants: parsed and checked. ``ssh_key`` is a checked public line, empty for login by password."""
+    """What a caller wants: parsed and checked. ``ssh_key`` is a checked public line, empty for login by password.
+
+    ``script`` is the renter's steps of a Dockerfile, as ``dockerfile.script_of`` gives them.
+    """
 
     owner: Owner
     kind: LeaseKind
@@ -59,10 +63,11 @@ class LeaseRequest:
     image: str
     ssh_key: str
     seconds: float
+    script: str = ""
 
     def identity(self) -> str:
         """The same for the same request asked again; its length in time is no part of it."""
-        parts = [asdict(self.requirement), self.image, self.ssh_key]
+        parts = [asdict(self.requirement), self.image, self.ssh_key, *([self.script] if self.script else [])]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -102,24 +107,24 @@ class LeaseManager:
         self._machine = Machine(store=store, runtime=runtime, clock=clock, ssh_port=ssh_port, executor=self._executor)
         self._reconciled = False
         self._wake = asyncio.Event()
-        self._scheduler: asyncio.Task[None] | None = None
+        self._duties: list[asyncio.Task[None]] = []
         self._work: dict[str, asyncio.Task[Any]] = {}
         self._drained_at: dict[str, float] = {}
 
     async def start(self) -> None:
-        """Put right what the process before this one left, then keep watch over the ends of leases.
+        """Put right what the process before this one left, then keep watch over machines and the ends of leases.
 
         A runtime that does not answer yet is asked again every ``RETRY_SECONDS``; until then there are no new leases.
         """
         await self._reconcile()
-        self._scheduler = asyncio.create_task(self._schedule())
+        self._duties = [asyncio.create_task(self._schedule()), asyncio.create_task(self._watch())]
 
     async def close(self) -> None:
         """Stop watching and let work in progress end. Leases go on without this process."""
-        if self._scheduler is not None:
-            self._scheduler.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._scheduler
+        for duty in self._duties:
+            duty.cancel()
+        await asyncio.gather(*self._duties, return_exceptions=True)
+        self._machine.close()
         if self._work:
             await asyncio.wait(list(self._work.values()), timeout=_CLOSE_SECONDS)
         self._executor.shutdown(wait=False)
@@ -367,6 +372,24 @@ class LeaseManager:
                 pause = min(pause, left)
         return pause
 
+    async def _watch(self) -> None:
+        """Look after machines that go down by themselves, or with their engine."""
+        told = ""
+        while True:
+            await self._clock.sleep(WATCH_SECONDS)
+            if not self._reconciled:
+                continue
+            try:
+                await self._machine.look_after()
+                told = ""
+            except (RuntimeFailure, StoreError) as error:
+                # An engine that is away is news once.
+                if str(error) != told:
+                    logger.warning("the machine cannot be looked after: %s", error)
+                told = str(error)
+            except Exception:
+                logger.exception("looking after the machine went wrong")
+
     async def _reconcile(self) -> None:
         try:
             await self._machine.reconcile()
@@ -383,4 +406,5 @@ def _new_secrets(request: LeaseRequest) -> LeaseSecrets:
         host_key=SessionKey.generate().private_openssh,
         password=new_password() if by_password else None,
         user_key=request.ssh_key,
+        script=request.script,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -49,7 +49,8 @@ class LeaseOrder:
 
     ``ssh_port`` is the port on the host; 0 lets the system choose. ``ends_at`` is Unix seconds: a runtime whose
     machines can end by themselves does so then, as a second line behind the manager. ``host_key`` is private, in
-    OpenSSH form; ``password`` is None where only keys are accepted.
+    OpenSSH form; ``password`` is None where only keys are accepted. ``script`` (see ``dockerfile.script_of``) is for
+    the machine's shell, which runs it once before the machine is up, within all of its limits.
     """
 
     lease_id: str
@@ -62,6 +63,7 @@ class LeaseOrder:
     authorized_keys: tuple[str, ...]
     host_key: str = field(repr=False)
     password: str | None = field(repr=False, default=None)
+    script: str = field(repr=False, default="")
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Runtime(ABC):
     thread-safe for different leases; for one lease, the caller makes one call at a time. Each is idempotent: a call
     repeated after a crash or an error does what is still missing. Machines outlive the miner's process; what exists
     is found again by the lease's id (a label, a state file), never by a name. Errors are ``RuntimeFailure`` with a
-    text fit for the renter: no secrets, no paths of the host.
+    text fit for the renter: no secrets, no paths of the host; ``RuntimeGone`` where what runs below does not answer.
     """
 
     @abstractmethod
@@ -97,11 +99,12 @@ class Runtime(ABC):
         """Whether the operator lets a renter choose ``image``. Never blocks, never raises; ``image`` is hostile."""
 
     @abstractmethod
-    def start(self, order: LeaseOrder) -> Endpoint:
+    def start(self, order: LeaseOrder, *, wanted: Callable[[], bool] = lambda: True) -> Endpoint:
         """Bring up the machine and return once its sshd listens.
 
         Idempotent: of a machine that already runs for this lease, the endpoint is returned; the remains of a dead
-        one are replaced, and what the renter had stored there is lost.
+        one are replaced, and what the renter had stored there is lost. With a script this may take many minutes;
+        ``wanted`` is asked again and again meanwhile, and ends it as a failure where it says no.
 
         Raises:
             RuntimeFailure: it did not come up. Nothing of it runs, though remains may wait for ``stop``.

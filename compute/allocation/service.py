@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from compute.allocation import dockerfile
 from compute.allocation.keys import canonical_rsa, check_public_line
 from compute.allocation.leases import Owner
 from compute.allocation.manager import KeyLine, LeaseManager, LeaseRequest
@@ -49,8 +50,10 @@ class AllocateService:
     seconds. ``extend`` (days from now) is this project's own action beside those of the network.
     """
 
-    def __init__(self, manager: LeaseManager) -> None:
+    def __init__(self, manager: LeaseManager, *, allow_dockerfile: bool = False) -> None:
+        """``allow_dockerfile`` is the operator's consent to run steps of a renter's Dockerfile."""
         self._manager = manager
+        self._allow_dockerfile = allow_dockerfile
 
     async def answer(self, call: AllocateCall) -> dict[str, Any]:
         """The ``output`` for ``call``. Never raises but when cancelled, and answers in bounded time."""
@@ -89,10 +92,7 @@ class AllocateService:
         requirement, kind = _requirement(call)
         wishes = _mapping(call.docker_requirement, "docker_requirement")
         image = _text(wishes, "base_image", _MAX_IMAGE_CHARACTERS)
-        if _text(wishes, "dockerfile", 1 << 16).strip():
-            raise LeaseError(
-                Refusal.UNSUPPORTED, "steps of a dockerfile are not taken: choose a base_image that has them"
-            )
+        script = self._script(_text(wishes, "dockerfile", dockerfile.MAX_CHARACTERS), kind)
         if _text(wishes, "volume_path", 4096) not in _DEFAULT_VOLUME_PATHS:
             raise LeaseError(Refusal.UNSUPPORTED, "volumes are not offered: leave volume_path at its default")
         key = wishes.get("ssh_key")
@@ -104,9 +104,19 @@ class AllocateService:
                 image=image,
                 ssh_key=check_public_line(key) if key not in (None, "") else "",
                 seconds=days * SECONDS_PER_DAY,
+                script=script,
             )
         )
         return {"status": True, "port": granted.info.port, "info": granted.info.encrypt(owner.public_pem)}
+
+    def _script(self, steps: str, kind: LeaseKind) -> str:
+        if not steps.strip():
+            return ""
+        if not self._allow_dockerfile:
+            raise LeaseError(Refusal.UNSUPPORTED, "this miner runs no steps of a dockerfile: run them over SSH")
+        if kind is LeaseKind.PROBE:
+            raise LeaseError(Refusal.UNSUPPORTED, "a probe has no time for steps of a dockerfile")
+        return dockerfile.script_of(steps)
 
     async def _change(self, owner: Owner, wish: Mapping[str, object], days: int) -> None:
         action = _text(wish, "action", 64)

@@ -12,16 +12,22 @@ import paramiko
 from compute.errors import RuntimeFailure
 
 _TRY_SECONDS = 5.0
-_PAUSE_SECONDS = 0.02
 _LOG = "compute.ssh.transport"
 
 
 def wait_for_sshd(
-    host: str, port: int, fingerprint: str, *, within_seconds: float, still_alive: Callable[[], bool]
+    host: str,
+    port: int,
+    fingerprint: str,
+    *,
+    within_seconds: float,
+    still_alive: Callable[[], bool],
+    pause_seconds: float = 0.02,
 ) -> None:
     """Return as soon as an sshd with the host key ``fingerprint`` (``"SHA256:…"``) answers on ``host:port``.
 
-    Nothing is logged in. ``still_alive`` is asked after each vain try, and says whether waiting makes sense.
+    Nothing is logged in. ``still_alive`` is asked after each vain try, and says whether waiting makes sense; then there
+    is a pause.
 
     Raises:
         RuntimeFailure: it is not alive, another host key answers, or time is over.
@@ -38,7 +44,7 @@ def wait_for_sshd(
             raise RuntimeFailure("another sshd answers on the machine's SSH port")
         if not still_alive():
             raise RuntimeFailure("the machine's sshd ended while it came up")
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(pause_seconds)
 
 
 def _host_key(host: str, port: int, timeout_seconds: float) -> str | None:

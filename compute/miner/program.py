@@ -104,7 +104,7 @@ async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime) -> 
             chain=chain,
             server=server,
             gate=gate,
-            allocation=AllocateService(manager),
+            allocation=AllocateService(manager, allow_dockerfile=options.allow_dockerfile),
             hardware=hardware,
             signers=SignerMemory(database),
             clock=clock,
@@ -134,7 +134,13 @@ def runtime_of(options: MinerOptions) -> Runtime:
     if options.runtime is RuntimeKind.LOCAL:
         return local_runtime(options)
     hotkey = str(load_wallet(options.wallet).hotkey.ss58_address)
-    settings = DockerSettings(miner=hotkey, image=options.image, bind_address=options.ssh_host)
+    settings = DockerSettings(
+        miner=hotkey,
+        image=options.image,
+        bind_address=options.ssh_host,
+        close_network=options.network_close,
+        allowed_ranges=options.network_allow,
+    )
     runtime = DockerRuntime(settings, DockerEngine(docker_host()))
     runtime.check()
     return runtime

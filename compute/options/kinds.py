@@ -71,6 +71,17 @@ def ip_address(value: str) -> str:
         raise ValueError(f"{value!r} is not an IP address such as 203.0.113.7") from None
 
 
+def ip_ranges(value: str) -> tuple[str, ...]:
+    """Comma-separated IPv4 ranges or addresses; ``""`` is none."""
+    found = []
+    for entry in filter(None, (entry.strip() for entry in value.split(","))):
+        try:
+            found.append(str(ipaddress.IPv4Network(entry)))
+        except ValueError:
+            raise ValueError(f"{entry!r} is not a range of IPv4 addresses such as 10.1.0.0/16") from None
+    return tuple(found)
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine and nothing else. Names are not resolved."""
     if host == "localhost":

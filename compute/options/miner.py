@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from compute.options import kinds, shared
 from compute.options.option import Group, Option, OptionParser, read
@@ -51,6 +52,25 @@ IMAGE = Option(
     "With the docker runtime: the image of every lease; docs/miner.md says how it is made.",
     metavar="NAME",
 )
+NETWORK_CLOSE = Option(
+    "miner.network.close",
+    kinds.boolean,
+    True,
+    "With the docker runtime: keep leases from reaching this host, its private network and a cloud's metadata.",
+)
+NETWORK_ALLOW: Option[tuple[str, ...]] = Option(
+    "miner.network.allow",
+    kinds.ip_ranges,
+    (),
+    "With the docker runtime: private addresses that leases may reach all the same.",
+    metavar="RANGE,RANGE,…",
+)
+ALLOW_DOCKERFILE = Option(
+    "miner.allow.dockerfile",
+    kinds.boolean,
+    False,
+    "With the docker runtime: run a renter's steps of a Dockerfile, inside the lease, before it is handed over.",
+)
 CPU_DEVICES = Option(
     "miner.cpu.devices",
     kinds.integer(0, 64),
@@ -82,12 +102,14 @@ HASHCAT_PATH = Option("miner.hashcat.path", kinds.text, "hashcat", _LEGACY, meta
 HASHCAT_PROFILE = Option("miner.hashcat.workload.profile", kinds.text, "3", _LEGACY, metavar="PROFILE")
 HASHCAT_EXTENDED = Option("miner.hashcat.extended.options", kinds.anything, "", _LEGACY, metavar="OPTIONS")
 
+_DOCKER_ONLY: tuple[Option[Any], ...] = (IMAGE, NETWORK_CLOSE, NETWORK_ALLOW, ALLOW_DOCKERFILE)
+
 GROUPS: tuple[Group, ...] = (
     shared.GENERAL,
     shared.SUBTENSOR,
     shared.WALLET,
     shared.AXON,
-    Group("leases", (SSH_PORT, RUNTIME, IMAGE, SSH_HOST, CPU_DEVICES, REQUIRE_SIGNED)),
+    Group("leases", (SSH_PORT, RUNTIME, *_DOCKER_ONLY, SSH_HOST, CPU_DEVICES, REQUIRE_SIGNED)),
     Group("who may call", (NOT_ENOUGH_STAKE, NOT_UPDATED, UPDATED_THRESHOLD)),
     shared.LISTS,
     shared.LOGGING,
@@ -104,6 +126,9 @@ class MinerOptions(shared.NeuronOptions):
     ssh_host: str
     runtime: RuntimeKind
     image: str
+    network_close: bool
+    network_allow: tuple[str, ...]
+    allow_dockerfile: bool
     cpu_devices: int
     require_signed: bool
     whitelist_not_enough_stake: bool
@@ -139,8 +164,10 @@ def parse_miner(argv: Sequence[str], environ: Mapping[str, str]) -> MinerOptions
             f"--{CPU_DEVICES.name} {values[CPU_DEVICES]} is for a chain on this machine, and this one is "
             f"{subtensor.endpoint}: only a localnet's validators pay for cores"
         )
-    if runtime is RuntimeKind.LOCAL and values.is_given(IMAGE):
-        parser.error(f"--{IMAGE.name} {values[IMAGE]} goes with --miner.runtime docker")
+    if runtime is RuntimeKind.LOCAL:
+        for option in _DOCKER_ONLY:
+            if values.is_given(option):
+                parser.error(f"--{option.name} {values[option]} goes with --miner.runtime docker")
     ssh_host = values[SSH_HOST]
     if ssh_host is None and axon.external_ip and kinds.is_loopback(axon.external_ip):
         ssh_host = axon.external_ip
@@ -154,6 +181,9 @@ def parse_miner(argv: Sequence[str], environ: Mapping[str, str]) -> MinerOptions
         ssh_host=ssh_host,
         runtime=runtime,
         image=values[IMAGE],
+        network_close=values[NETWORK_CLOSE],
+        network_allow=values[NETWORK_ALLOW],
+        allow_dockerfile=values[ALLOW_DOCKERFILE],
         cpu_devices=values[CPU_DEVICES],
         require_signed=values[REQUIRE_SIGNED],
         whitelist_not_enough_stake=values[NOT_ENOUGH_STAKE],

@@ -33,7 +33,7 @@ RENTING = TEXTS[ROOT / "docs" / "renting.md"]
 OTHERS = {
     *("--index-url", "--help", "--name", "--interpreter", "--network", "--detach", "--version"),
     *("--now", "--rm", "--gpus", "--dearmor", "--runtime", "--port", "--block-time", "--stake"),
-    *("--ctstate", "--dport", "--keep", "--miners", "--set"),
+    *("--keep", "--miners", "--set"),
     *("--only", "--stop-exit-codes", "--exp-backoff-restart-delay", "--kill-timeout"),
 }
 

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from compute.allocation.local import LocalRuntime
 from compute.allocation.runtime import Endpoint, LeaseOrder
@@ -38,8 +38,8 @@ class Lying(Hardware):
 class Mortal(LocalRuntime):
     """The whole machine, miner and lease, vanishes two seconds into its first lease, as in a power cut."""
 
-    def start(self, order: LeaseOrder) -> Endpoint:
-        endpoint = super().start(order)
+    def start(self, order: LeaseOrder, *, wanted: Callable[[], bool] = lambda: True) -> Endpoint:
+        endpoint = super().start(order, wanted=wanted)
         threading.Timer(_SECONDS_TO_LIVE, self._die, [order.lease_id]).start()
         return endpoint
 

@@ -6,12 +6,22 @@ there must be one. COMPUTE_TEST_IMAGE names another image than the default.
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import contextlib
+import json
 import os
 import secrets
+import select
+import socket
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from docker.client import DockerClient
@@ -20,12 +30,18 @@ from compute import ssh
 from compute.allocation.docker_engine import DockerEngine, EngineGone
 from compute.allocation.docker_options import DockerSettings
 from compute.allocation.docker_runtime import DockerRuntime
-from compute.allocation.keys import SessionKey
+from compute.allocation.keys import RenterKey, SecretBox, SessionKey
+from compute.allocation.leases import LeaseStore
+from compute.allocation.manager import LeaseManager
 from compute.allocation.runtime import Endpoint, LeaseKind, LeaseOrder, Limits
+from compute.allocation.service import AllocateCall, AllocateService
+from compute.clock import ManualClock
 from compute.errors import ConfigError
 from compute.hardware import DEFAULT_DOCKER_HOST
 from compute.options.miner import IMAGE as MINER_IMAGE
+from compute.specs import MachineSpecs
 from compute.ssh import SshSession
+from compute.store import Database
 
 ENGINE = os.environ.get("DOCKER_HOST") or DEFAULT_DOCKER_HOST
 IMAGE = os.environ.get("COMPUTE_TEST_IMAGE") or MINER_IMAGE.default
@@ -60,9 +76,21 @@ def an_engine() -> Iterator[None]:
     finally:
         runtime.close()
     yield
+    # Which removes the rules of the network too.
+    DockerRuntime(settings_for("nobody", close_network=False), engine).check()
     with engine.calling("remove the network") as client:
         client.networks.get(f"ct{os.getpid()}").remove()
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    return str(IMAGE)
+
+
+@pytest.fixture(scope="session")
+def engine_url() -> str:
+    return str(ENGINE)
 
 
 MakeRuntime = Callable[..., DockerRuntime]
@@ -70,19 +98,27 @@ MakeRuntime = Callable[..., DockerRuntime]
 
 @pytest.fixture(scope="module")
 def make_runtime() -> Iterator[MakeRuntime]:
-    """Runtimes whose containers, of all runtimes with the same ``miner``, are gone at the end."""
-    made: dict[DockerRuntime, str] = {}
+    """Runtimes whose containers, of all runtimes with the same ``miner``, are gone from the engine at the end."""
+    made: list[DockerRuntime] = []
+    miners: set[str] = set()
 
     def make(
-        miner: str | None = None, *, url: str = ENGINE, start_seconds: float = 20.0, **settings: Any
+        miner: str | None = None,
+        *,
+        url: str = ENGINE,
+        cleaned: bool = True,
+        start_seconds: float = 20.0,
+        **settings: Any,
     ) -> DockerRuntime:
         miner = miner or secrets.token_hex(8)
-        runtime = DockerRuntime(settings_for(miner, **settings), DockerEngine(url), start_seconds=start_seconds)
-        made[runtime] = miner
-        return runtime
+        engine = DockerEngine(url)
+        made.append(DockerRuntime(settings_for(miner, **settings), engine, start_seconds=start_seconds))
+        if cleaned:
+            miners.add(miner)
+        return made[-1]
 
     yield make
-    for miner in set(made.values()):
+    for miner in sorted(miners):
         cleaner = make(miner)
         for status in cleaner.list():
             cleaner.stop(status.lease_id)
@@ -163,6 +199,74 @@ async def session(runtime: DockerRuntime, order: LeaseOrder, login: Login) -> As
         yield session
 
 
+class Way:
+    """A way to an engine that can be cut: a proxy before its socket."""
+
+    def __init__(self, path: Path, engine: str) -> None:
+        self.url = f"unix://{path}"
+        self._path = path
+        self._engine = urlsplit(engine).path
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def mend(self) -> None:
+        self._stopping.clear()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self._path))
+        listener.listen()
+        self._run(self._accept, listener)
+
+    def cut(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        self._path.unlink(missing_ok=True)
+
+    def _run(self, target: Callable[[socket.socket], None], connection: socket.socket) -> None:
+        self._threads.append(threading.Thread(target=target, args=(connection,)))
+        self._threads[-1].start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with listener:
+            while not self._stopping.is_set():
+                if select.select([listener], [], [], 0.05)[0]:
+                    self._run(self._pump, listener.accept()[0])
+
+    def _pump(self, one: socket.socket) -> None:
+        with one, socket.socket(socket.AF_UNIX) as other:
+            other.connect(self._engine)
+            pairs = {one: other, other: one}
+            while not self._stopping.is_set():
+                for ready in select.select(list(pairs), [], [], 0.05)[0]:
+                    data = ready.recv(65536)
+                    if not data:
+                        return
+                    pairs[ready].sendall(data)
+
+
+@pytest.fixture
+def way(tmp_path: Path) -> Iterator[Way]:
+    way = Way(tmp_path / "docker.sock", ENGINE)
+    way.mend()
+    yield way
+    way.cut()
+
+
+@pytest.fixture
+def until_async() -> Callable[..., Awaitable[None]]:
+    """As ``until``, for what this process's event loop does; ``passing`` is a clock that moves on by itself."""
+
+    async def wait(condition: Callable[[], object], *, passing: ManualClock) -> None:
+        deadline = time.monotonic() + 30
+        while not await asyncio.to_thread(condition):
+            assert time.monotonic() < deadline, "the condition never came true"
+            passing.advance(1)
+            await asyncio.sleep(0.02)
+
+    return wait
+
+
 @pytest.fixture
 def until() -> Callable[[Callable[[], object]], None]:
     """Wait for something that another process does."""
@@ -174,3 +278,134 @@ def until() -> Callable[[Callable[[], object]], None]:
             time.sleep(0.02)
 
     return wait
+
+
+SPECS = MachineSpecs(
+    cpu_count=2,
+    cpu_frequency_mhz=1.0,
+    ram_total=1 << 40,
+    ram_available=1 << 40,
+    ram_used=0,
+    ram_free=1 << 40,
+    disk_total=1 << 40,
+    disk_used=0,
+    disk_free=1 << 40,
+)
+
+
+@dataclass
+class Renter:
+    """One caller with its keys, and the way it would talk to a miner."""
+
+    service: AllocateService
+    hotkey: str
+    owner: RenterKey = field(default_factory=RenterKey.generate)
+    session: SessionKey = field(default_factory=SessionKey.generate)
+    info: dict[str, Any] = field(default_factory=dict)
+
+    async def ask(self, **fields: Any) -> dict[str, Any]:
+        return await self.service.answer(AllocateCall(self.hotkey, public_key=self.owner.public_pem, **fields))
+
+    async def allocate(self, *, testing: bool = False, dockerfile: str = "") -> dict[str, Any]:
+        output = await self.ask(
+            checking=False,
+            timeline=1,
+            device_requirement={"cpu": {"count": 1}, "ram": {"capacity": 1 << 30}, "testing": testing},
+            docker_requirement={
+                "ssh_key": self.session.public_line,
+                "base_image": "ubuntu",
+                "dockerfile": dockerfile,
+            },
+        )
+        if output["status"]:
+            self.info = json.loads(self.owner.decrypt(base64.b64decode(output["info"])))
+        return output
+
+    async def deallocate(self) -> dict[str, Any]:
+        return await self.ask(checking=False)
+
+    async def change(self, action: str, *, timeline: int = 0, **more: str) -> dict[str, Any]:
+        wish = {"action": action, **more}
+        return await self.ask(checking=False, docker_change=True, docker_action=wish, timeline=timeline)
+
+    def login(
+        self, *, key: SessionKey | None = None, password: str | None = None
+    ) -> AbstractAsyncContextManager[SshSession]:
+        return ssh.connect(
+            "127.0.0.1",
+            self.info["port"],
+            username=self.info["username"],
+            pinned=self.info["host_key"],
+            private_key=None if password is not None else (key or self.session).private_openssh,
+            password=password,
+        )
+
+    async def says(self, text: str = "hello") -> str:
+        async with self.login() as session:
+            return (await session.run(["echo", text])).stdout.decode().strip()
+
+
+@dataclass
+class Miner:
+    """A manager on a real engine, whose clock a test moves."""
+
+    runtime: DockerRuntime
+    clock: ManualClock
+    store: LeaseStore
+    manager: LeaseManager
+    service: AllocateService
+
+
+def build(
+    folder: Path, runtime: DockerRuntime, *, ssh_port: int = 0, store_type: type[LeaseStore] = LeaseStore
+) -> Miner:
+    """One life of a miner, on its disk."""
+    store = store_type(Database(folder / "miner.db"), SecretBox.from_key_file(folder / "lease.key"))
+    clock = ManualClock(time.time())
+    manager = LeaseManager(store=store, runtime=runtime, specs=lambda: SPECS, clock=clock, ssh_port=ssh_port)
+    return Miner(runtime, clock, store, manager, AllocateService(manager, allow_dockerfile=True))
+
+
+Running = Callable[..., AbstractAsyncContextManager[Miner]]
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Running:
+    """A miner in its one folder, while the block runs."""
+
+    @contextlib.asynccontextmanager
+    async def run(runtime: DockerRuntime, *, later: float = 0, **options: Any) -> AsyncIterator[Miner]:
+        miner = build(tmp_path, runtime, **options)
+        miner.clock.advance(later)
+        await miner.manager.start()
+        try:
+            yield miner
+        finally:
+            await miner.manager.close()
+
+    return run
+
+
+@pytest.fixture
+async def miner(running: Running, runtime: DockerRuntime) -> AsyncIterator[Miner]:
+    async with running(runtime) as miner:
+        yield miner
+
+
+MakeRenter = Callable[..., Renter]
+
+
+@pytest.fixture
+def renter_of() -> MakeRenter:
+    """A caller of one miner."""
+    return lambda miner, hotkey="5Alice", **known: Renter(miner.service, hotkey, **known)
+
+
+@pytest.fixture
+def alice(miner: Miner) -> Renter:
+    return Renter(miner.service, "5Alice")
+
+
+@pytest.fixture
+def bob(miner: Miner) -> Renter:
+    return Renter(miner.service, "5Bob")

@@ -3,134 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import json
-import secrets
-import signal
-import subprocess
-import sys
-import time
+import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from compute import ssh
 from compute.allocation.docker_runtime import DockerRuntime
-from compute.allocation.keys import RenterKey, SecretBox, SessionKey
-from compute.allocation.leases import LeaseStore
-from compute.allocation.manager import LeaseManager
+from compute.allocation.keys import RenterKey, SessionKey
 from compute.allocation.runtime import Phase
-from compute.allocation.service import AllocateCall, AllocateService
 from compute.channel import Channel
-from compute.clock import ManualClock, SystemClock
+from compute.clock import SystemClock
 from compute.errors import SshError, SshTimeout, SshUnreachable
 from compute.proof.bootstrap import BOOTSTRAP
 from compute.proof.models import Claim, GpuModel, ProofSettings
 from compute.proof.session import Target, prove_batch
 from compute.reasons import ProofReason
-from compute.specs import MachineSpecs
-from compute.ssh import SshSession
-from compute.store import Database
 
 pytestmark = pytest.mark.docker
 
-SPECS = MachineSpecs(
-    cpu_count=2,
-    cpu_frequency_mhz=1.0,
-    ram_total=1 << 40,
-    ram_available=1 << 40,
-    ram_used=0,
-    ram_free=1 << 40,
-    disk_total=1 << 40,
-    disk_used=0,
-    disk_free=1 << 40,
-)
 
-
-@dataclass
-class Renter:
-    """One caller with its keys, and the way it would talk to a miner."""
-
-    service: AllocateService
-    hotkey: str
-    owner: RenterKey = field(default_factory=RenterKey.generate)
-    session: SessionKey = field(default_factory=SessionKey.generate)
-    info: dict[str, Any] = field(default_factory=dict)
-
-    async def ask(self, **fields: Any) -> dict[str, Any]:
-        return await self.service.answer(AllocateCall(self.hotkey, public_key=self.owner.public_pem, **fields))
-
-    async def allocate(self, *, testing: bool = False) -> dict[str, Any]:
-        output = await self.ask(
-            checking=False,
-            timeline=1,
-            device_requirement={"cpu": {"count": 1}, "ram": {"capacity": 1 << 30}, "testing": testing},
-            docker_requirement={"ssh_key": self.session.public_line, "base_image": "ubuntu"},
-        )
-        if output["status"]:
-            self.info = json.loads(self.owner.decrypt(base64.b64decode(output["info"])))
-        return output
-
-    async def change(self, action: str, **more: str) -> dict[str, Any]:
-        return await self.ask(checking=False, docker_change=True, docker_action={"action": action, **more})
-
-    def login(
-        self, *, key: SessionKey | None = None, password: str | None = None
-    ) -> AbstractAsyncContextManager[SshSession]:
-        return ssh.connect(
-            "127.0.0.1",
-            self.info["port"],
-            username=self.info["username"],
-            pinned=self.info["host_key"],
-            private_key=None if password is not None else (key or self.session).private_openssh,
-            password=password,
-        )
-
-    async def says(self, text: str = "hello") -> str:
-        async with self.login() as session:
-            return (await session.run(["echo", text])).stdout.decode().strip()
-
-
-@dataclass
-class Miner:
-    runtime: DockerRuntime
-    clock: ManualClock
-    manager: LeaseManager
-    service: AllocateService
-
-
-def build(folder: Path, runtime: DockerRuntime) -> Miner:
-    store = LeaseStore(Database(folder / "miner.db"), SecretBox.from_key_file(folder / "lease.key"))
-    clock = ManualClock(time.time())
-    manager = LeaseManager(store=store, runtime=runtime, specs=lambda: SPECS, clock=clock, ssh_port=0)
-    return Miner(runtime, clock, manager, AllocateService(manager))
-
-
-@pytest.fixture
-async def miner(tmp_path: Path, runtime: DockerRuntime) -> AsyncIterator[Miner]:
-    miner = build(tmp_path, runtime)
-    await miner.manager.start()
-    yield miner
-    await miner.manager.close()
-
-
-@pytest.fixture
-def alice(miner: Miner) -> Renter:
-    return Renter(miner.service, "5Alice")
-
-
-@pytest.fixture
-def bob(miner: Miner) -> Renter:
-    return Renter(miner.service, "5Bob")
-
-
-async def test_rent_prove_and_give_back(miner: Miner, alice: Renter) -> None:
+async def test_rent_prove_and_give_back(miner: Any, alice: Any) -> None:
     assert (await alice.allocate(testing=True))["status"]
 
     @contextlib.asynccontextmanager
@@ -163,13 +59,13 @@ async def test_rent_prove_and_give_back(miner: Miner, alice: Renter) -> None:
         await alice.says()
 
 
-async def test_an_older_peer_probes_by_password(alice: Renter) -> None:
+async def test_an_older_peer_probes_by_password(alice: Any) -> None:
     assert (await alice.allocate(testing=True))["status"]
     async with alice.login(password=alice.info["password"]) as session:
         assert (await session.run("true")).exit_code == 0
 
 
-async def test_of_two_at_the_same_instant_one_wins(miner: Miner, alice: Renter, bob: Renter) -> None:
+async def test_of_two_at_the_same_instant_one_wins(miner: Any, alice: Any, bob: Any) -> None:
     answers = await asyncio.gather(alice.allocate(), bob.allocate())
     assert sorted(answer["status"] for answer in answers) == [False, True]
     winner, loser = (alice, bob) if answers[0]["status"] else (bob, alice)
@@ -178,21 +74,31 @@ async def test_of_two_at_the_same_instant_one_wins(miner: Miner, alice: Renter, 
     assert len(miner.runtime.list()) == 1
 
 
-async def test_a_stranger_is_refused_every_action(alice: Renter, bob: Renter) -> None:
+@pytest.mark.parametrize("mistaken", ["another hotkey", "another key", "both"])
+async def test_a_stranger_is_refused_every_action(alice: Any, bob: Any, mistaken: str) -> None:
     await alice.allocate()
+    if mistaken == "another key":
+        bob = replace(alice, owner=RenterKey.generate(), session=SessionKey.generate())
+    elif mistaken == "another hotkey":
+        bob.owner = alice.owner
     async with alice.login() as session:
         for action in ("restart", "pause", "unpause", "resume"):
             assert (await bob.change(action))["reason"] == "not_owner"
-        exchanged = await bob.change("exchange_key", key_type="user", ssh_key=bob.session.public_line)
-        assert exchanged["reason"] == "not_owner"
-        assert (await bob.ask(checking=False))["reason"] == "not_owner"
+        for line in ("user", "terminal"):
+            answer = await bob.change("exchange_key", key_type=line, ssh_key=bob.session.public_line)
+            assert answer["reason"] == "not_owner"
+        assert (await bob.change("extend", timeline=9))["reason"] == "not_owner"
+        assert (await bob.deallocate())["reason"] == "not_owner"
+        assert (await bob.allocate())["reason"] == "busy"
+        assert (await bob.allocate(testing=True))["reason"] == "busy"
+        # The same connection as before: nothing was restarted meanwhile.
         assert (await session.run("true")).exit_code == 0
     with pytest.raises(SshUnreachable):
         async with alice.login(key=bob.session):
             pass
 
 
-async def test_a_customer_takes_over_from_a_probe(alice: Renter, bob: Renter) -> None:
+async def test_a_customer_takes_over_from_a_probe(alice: Any, bob: Any) -> None:
     await alice.allocate(testing=True)
     async with alice.login() as probing:
         assert (await bob.allocate())["status"]
@@ -201,7 +107,7 @@ async def test_a_customer_takes_over_from_a_probe(alice: Renter, bob: Renter) ->
     assert await bob.says() == "hello"
 
 
-async def test_pause_resume_restart_and_exchange(alice: Renter) -> None:
+async def test_pause_resume_restart_and_exchange(alice: Any) -> None:
     await alice.allocate()
     async with alice.login() as session:
         assert (await alice.change("pause"))["status"]
@@ -219,103 +125,91 @@ async def test_pause_resume_restart_and_exchange(alice: Renter) -> None:
         assert (await alice.change("restart"))["status"]
 
 
-async def test_a_failed_start_reaches_the_renter_and_leaves_the_machine_free(tmp_path: Path, make_runtime: Any) -> None:
-    miner = build(tmp_path, make_runtime(image="compute-no-such-image"))
-    await miner.manager.start()
-    output = await Renter(miner.service, "5Alice").allocate()
-    assert (output["reason"], output["status"]) == ("runtime_failed", False)
-    assert "image for leases is missing" in output["message"]
-    assert await miner.manager.current() is None
-    await miner.manager.close()
-
-
-MINER_PROCESS = """
-import asyncio, json, sys
-from pathlib import Path
-sys.path[:0] = [sys.argv[1]]
-from conftest import ENGINE, DockerEngine, DockerRuntime, settings_for
-from test_docker_leases import Renter, RenterKey, SessionKey, build
-
-async def main():
-    folder = Path(sys.argv[2])
-    settings = settings_for(sys.argv[3], network=sys.argv[4])
-    miner = build(folder, DockerRuntime(settings, DockerEngine(ENGINE)))
-    await miner.manager.start()
-    keys = json.loads(sys.stdin.readline())
-    owner, session = RenterKey.from_private_pem(keys["owner"]), SessionKey.from_private_openssh(keys["session"])
-    alice = Renter(miner.service, "5Alice", owner, session)
-    print("{}", flush=True)
+@pytest.mark.parametrize("line", ["user", "terminal"])
+async def test_the_key_before_an_exchange_is_dead_for_either_line(alice: Any, line: str) -> None:
     await alice.allocate()
-    print(json.dumps(alice.info), flush=True)
-    await asyncio.sleep(1000)
+    old, new = SessionKey.generate(), SessionKey.generate()
+    for key in (old, new):
+        assert (await alice.change("exchange_key", key_type=line, ssh_key=key.public_line))["status"]
+    with pytest.raises(SshUnreachable, match="refused"):
+        async with alice.login(key=old):
+            pass
+    async with alice.login(key=new) as session:
+        assert (await session.run("true")).exit_code == 0
 
-asyncio.run(main())
-"""
+
+async def gives_a_reason_and_is_free_again(miner: Any, alice: Any, text: str) -> None:
+    output = await alice.allocate()
+    assert (output["reason"], output["status"]) == ("runtime_failed", False)
+    assert text in output["message"]
+    assert await miner.manager.current() is None
+    assert miner.runtime.list() == []
+    assert miner.store.live() == []
 
 
-@pytest.mark.parametrize("meanwhile", ["starting", "nothing", "its end", "the container dies", "it is removed"])
-def test_a_lease_and_a_killed_miner(tmp_path: Path, make_runtime: Any, client: Any, until: Any, meanwhile: str) -> None:
-    name = secrets.token_hex(8)
-    runtime = make_runtime(name)
-    network = runtime._settings.network
-    keys = {"owner": RenterKey.generate().private_pem, "session": SessionKey.generate().private_openssh}
-    process = subprocess.Popen(
-        [sys.executable, "-c", MINER_PROCESS, str(Path(__file__).parent), str(tmp_path), name, network],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=Path(ssh.__file__).parents[1],
-    )
-    with process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(keys).encode() + b"\n")
-        process.stdin.flush()
-        info = json.loads(process.stdout.readline())
-        if meanwhile == "starting":
-            # Killed as soon as there is a container, in whatever state.
-            until(runtime.list)
-        else:
-            info = json.loads(process.stdout.readline())
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+async def test_a_missing_image(running: Any, make_runtime: Any, renter_of: Any) -> None:
+    async with running(make_runtime(image="compute-no-such-image")) as miner:
+        await gives_a_reason_and_is_free_again(miner, renter_of(miner), "image for leases is missing")
 
-    async def next_life() -> None:
-        miner = build(tmp_path, runtime)
-        owner = RenterKey.from_private_pem(keys["owner"])
-        alice = Renter(miner.service, "5Alice", owner, SessionKey.from_private_openssh(keys["session"]), info)
-        (status,) = runtime.list()
-        (container,) = client.containers.list(all=True, filters={"label": f"compute.lease={status.lease_id}"})
-        if meanwhile == "its end":
-            miner.clock.advance(86_400)
-        elif meanwhile == "the container dies":
-            container.kill()
-            assert runtime.status(status.lease_id).phase is Phase.DEAD
-        elif meanwhile == "it is removed":
-            container.remove(force=True)
-        await miner.manager.start()
-        if meanwhile == "starting":
-            # Nobody has been told a way in: it ends, and asking again gives another.
-            assert runtime.list() == []
+
+async def test_a_taken_port(running: Any, runtime: DockerRuntime, renter_of: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        async with running(runtime, ssh_port=port) as miner:
+            alice = renter_of(miner)
+            await gives_a_reason_and_is_free_again(miner, alice, f"port {port} is taken")
+            server.close()
             assert (await alice.allocate())["status"]
             assert await alice.says() == "hello"
-        elif meanwhile == "its end":
-            with pytest.raises(SshUnreachable):
-                await alice.says()
-        else:
-            assert await alice.says("adopted") == "adopted"
-            assert (await alice.allocate())["status"]
-            assert alice.info == info
-        if meanwhile != "its end":
-            assert (await alice.ask(checking=False))["status"]
-        assert runtime.list() == []
-        await miner.manager.close()
-
-    asyncio.run(next_life())
 
 
-async def test_a_container_without_a_lease_is_removed(tmp_path: Path, runtime: DockerRuntime, order: Any) -> None:
+async def test_an_engine_that_is_gone(
+    running: Any, make_runtime: Any, renter_of: Any, way: Any, until_async: Any
+) -> None:
+    runtime = make_runtime(url=way.url)
+    async with running(runtime) as miner:
+        alice = renter_of(miner)
+        way.cut()
+        output = await alice.allocate()
+        assert (output["reason"], output["status"]) == ("runtime_failed", False)
+        assert "engine does not answer" in output["message"]
+        way.mend()
+        # Whatever may have been left is tried to be removed until it is certain that it is gone.
+        await until_async(lambda: miner.store.live() == [], passing=miner.clock)
+        assert (await alice.allocate())["status"]
+        assert await alice.says() == "hello"
+        way.cut()
+        new = SessionKey.generate()
+        exchange = {"key_type": "user", "ssh_key": new.public_line}
+        for action, more in (("pause", {}), ("resume", {}), ("exchange_key", exchange), ("restart", {})):
+            output = await alice.change(action, **more)
+            assert (output["reason"], output["status"]) == ("runtime_failed", False)
+        # The renter's machine is as it was, and the lease outlives the engine's absence.
+        assert await alice.says() == "hello"
+        way.mend()
+        await until_async(lambda: miner.store.holder().state.value == "active", passing=miner.clock)
+        async with alice.login(key=new) as session:
+            assert (await session.run("true")).exit_code == 0
+        with pytest.raises(SshUnreachable, match="refused"):
+            await alice.says()
+
+
+async def test_an_sshd_that_was_killed_comes_back(miner: Any, alice: Any, until: Any, until_async: Any) -> None:
+    assert (await alice.allocate())["status"]
+    async with alice.login() as session:
+        await session.run("echo kept >/root/file")
+        # The whole container ends with it, this session too.
+        with contextlib.suppress(SshError):
+            await session.run("kill -9 $(cat /run/sshd.pid); sleep 1000", timeout_seconds=10)
+    (status,) = miner.runtime.list()
+    until(lambda: miner.runtime.status(status.lease_id).phase is Phase.DEAD)
+    await until_async(lambda: miner.runtime.status(status.lease_id).phase is Phase.RUNNING, passing=miner.clock)
+    await until_async(lambda: miner.store.holder().state.value == "active", passing=miner.clock)
+    async with alice.login() as session:
+        assert (await session.run("cat /root/file")).stdout == b"kept\n"
+
+
+async def test_a_container_without_a_lease_is_removed(running: Any, runtime: DockerRuntime, order: Any) -> None:
     runtime.start(order)
-    miner = build(tmp_path, runtime)
-    await miner.manager.start()
-    assert runtime.list() == []
-    await miner.manager.close()
+    async with running(runtime):
+        assert runtime.list() == []

@@ -6,25 +6,20 @@ import contextlib
 import io
 import os
 import secrets
-import select
 import shutil
 import socket
 import subprocess
 import tarfile
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from compute.allocation.docker_runtime import DockerRuntime
 from compute.allocation.keys import SessionKey, new_password
 from compute.allocation.runtime import LeaseKind, LeaseOrder, Phase, RuntimeStatus
-from compute.errors import ConfigError, RuntimeFailure, SshError, SshTimeout, SshUnreachable
-from compute.hardware import DEFAULT_DOCKER_HOST
+from compute.errors import ConfigError, RuntimeFailure, RuntimeGone, SshError, SshTimeout, SshUnreachable
 
 pytestmark = pytest.mark.docker
 
@@ -169,26 +164,6 @@ async def test_passwords_open_only_what_was_ordered_with_one(
         assert (await session.run("true")).exit_code == 0
 
 
-async def test_an_sshd_that_was_killed_comes_back(
-    runtime: DockerRuntime, order: LeaseOrder, session: Any, login: Any, until: Any
-) -> None:
-    endpoint = runtime.status(order.lease_id).endpoint
-    await session.run("echo kept >/root/file")
-    # The whole container ends with it, this session too.
-    with contextlib.suppress(SshError):
-        await session.run("kill -9 $(cat /run/sshd.pid); sleep 1000", timeout_seconds=10)
-
-    def answers() -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", endpoint.port), 1) as connection:
-            return connection.recv(4) == b"SSH-"
-        return False
-
-    until(answers)
-    async with login(endpoint) as again:
-        assert (await again.run("cat /root/file")).stdout == b"kept\n"
-    assert runtime.start(order) == endpoint
-
-
 def test_another_runtime_finds_it_and_another_miner_does_not(make_runtime: Any, order: LeaseOrder) -> None:
     miner = secrets.token_hex(8)
     endpoint = make_runtime(miner).start(order)
@@ -258,63 +233,20 @@ def test_gpus_that_the_engine_cannot_give(runtime: DockerRuntime, make_order: An
     assert runtime.list() == []
 
 
-@contextlib.contextmanager
-def proxy(path: Path, url: str) -> Iterator[str]:
-    """A way to the engine that can be cut."""
-    stopping = threading.Event()
-
-    def pump(one: socket.socket) -> None:
-        with one, socket.socket(socket.AF_UNIX) as other:
-            other.connect(urlsplit(url).path)
-            pairs = {one: other, other: one}
-            while not stopping.is_set():
-                for ready in select.select(list(pairs), [], [], 0.05)[0]:
-                    data = ready.recv(65536)
-                    if not data:
-                        return
-                    pairs[ready].sendall(data)
-
-    def accept(listener: socket.socket) -> None:
-        threads = []
-        while not stopping.is_set():
-            if select.select([listener], [], [], 0.05)[0]:
-                threads.append(threading.Thread(target=pump, args=(listener.accept()[0],)))
-                threads[-1].start()
-        for thread in threads:
-            thread.join()
-
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        accepting = threading.Thread(target=accept, args=(listener,))
-        accepting.start()
-        try:
-            yield f"unix://{path}"
-        finally:
-            stopping.set()
-            accepting.join()
-            path.unlink()
-
-
-async def test_an_engine_that_goes_and_comes_back(
-    make_runtime: Any, order: LeaseOrder, login: Any, tmp_path: Path
-) -> None:
-    url = os.environ.get("DOCKER_HOST") or DEFAULT_DOCKER_HOST
-    path = tmp_path / "docker.sock"
-    with proxy(path, url) as way:
-        runtime = make_runtime(url=way)
-        endpoint = runtime.start(order)
+async def test_an_engine_that_goes_and_comes_back(make_runtime: Any, order: LeaseOrder, login: Any, way: Any) -> None:
+    runtime = make_runtime(url=way.url)
+    endpoint = runtime.start(order)
+    way.cut()
     for call in (runtime.list, lambda: runtime.pause(order.lease_id), lambda: runtime.restart(order)):
-        with pytest.raises(RuntimeFailure, match="engine does not answer"):
+        with pytest.raises(RuntimeGone, match="engine does not answer"):
             call()
     # A renter does not notice.
     async with login(endpoint) as session:
         assert (await session.run("true")).exit_code == 0
-    with proxy(path, url):
-        assert runtime.status(order.lease_id).endpoint == endpoint
-        runtime.stop(order.lease_id)
-        assert runtime.list() == []
-        runtime.close()
+    way.mend()
+    assert runtime.status(order.lease_id).endpoint == endpoint
+    runtime.stop(order.lease_id)
+    assert runtime.list() == []
 
 
 @pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH's client is not installed")

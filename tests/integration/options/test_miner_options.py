@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.server
 import json
+import re
 import socket
 import socketserver
 import threading
@@ -12,14 +13,18 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 from pydantic import Field
 
 from compute.allocation.client import AllocationClient
+from compute.allocation.docker_network import network_options
+from compute.allocation.keys import RenterKey
 from compute.allocation.requirements import DeviceRequirement
 from compute.clock import SystemClock
 from compute.errors import CallError
+from compute.protocol import Allocate as SignedAllocate
 from compute.protocol import Specs, Synapse
 from compute.specs import parse_specs
 from compute.transport.caller import DendriteCaller
@@ -248,25 +253,50 @@ def test_it_says_what_it_does_not_do(subnet: Subnet, start: Start) -> None:
     assert f"not registered on netuid {subnet.netuid}" in miner.log or "not registered on this subnet" in miner.log
 
 
+_CONTAINER = {"Id": "0", "Config": {"Labels": {}}, "HostConfig": {}, "State": {}}
+_NETWORK = {
+    "Id": "0",
+    "Name": "compute-leases",
+    "Driver": "bridge",
+    "Options": network_options("compute-leases")["options"],
+}
+_ANSWERS: dict[str, tuple[int, Any]] = {
+    r"GET /version": (200, {"ApiVersion": "1.41", "Version": "20.10"}),
+    r"GET /images/compute-machine/json": (200, {"Id": "sha256:0"}),
+    r"GET /images/.*": (404, {"message": "no such image"}),
+    r"GET /info": (200, {"NCPU": 2, "MemTotal": 1 << 34}),
+    r"GET /networks": (200, [_NETWORK]),
+    r"GET /networks/0": (200, _NETWORK),
+    r"GET /containers/json": (200, []),
+    r"POST /containers/create": (201, _CONTAINER),
+    r"GET /containers/0/json": (200, _CONTAINER),
+    r"POST /containers/0/wait": (200, {"StatusCode": 0}),
+    r"(POST|DELETE) /containers/0.*": (204, None),
+}
+
+
 class Engine(socketserver.ThreadingUnixStreamServer):
-    """A Docker engine that has no image, and remembers for which it was asked."""
+    """A Docker engine that has one image and runs nothing, and remembers what it was asked for."""
 
     def __init__(self, path: Path) -> None:
         self.asked: list[str] = []
-        asked = self.asked
+        self.created: list[dict[str, Any]] = []
+        asked, created = self.asked, self.created
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 asked.append(self.path)
-                version = self.path.endswith("/version")
-                body = json.dumps(
-                    {"ApiVersion": "1.41", "Version": "20.10"} if version else {"message": "no such image"}
-                )
-                self.send_response(200 if version else 404)
+                sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                request = f"{self.command} {re.sub(r'^/v[0-9.]+', '', urlsplit(self.path).path)}"
+                if request.endswith("/containers/create"):
+                    created.append(json.loads(sent))
+                status, answer = next(answer for known, answer in _ANSWERS.items() if re.fullmatch(known, request))
+                body = b"" if answer is None else json.dumps(answer).encode()
+                self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body.encode())
+                self.wfile.write(body)
 
             def address_string(self) -> str:
                 return "a socket"
@@ -274,6 +304,8 @@ class Engine(socketserver.ThreadingUnixStreamServer):
             def log_message(self, *_: object) -> None:
                 pass
 
+        for method in ("POST", "DELETE"):
+            setattr(Handler, f"do_{method}", Handler.do_GET)
         super().__init__(str(path), Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -294,3 +326,41 @@ def test_which_image(subnet: Subnet, start: Start, engine: Engine) -> None:
     assert miner.outcome()[0] == 2
     assert "image 'mine:7' is not on the Docker engine" in miner.log
     assert any("/images/mine:7/json" in path for path in engine.asked)
+
+
+def docker_miner(subnet: Subnet, name: str) -> tuple[list[str], Peer]:
+    subnet.join(name)
+    ip, port = subnet.free_address()
+    where = ["--axon.port", str(port), "--axon.ip", ip, "--axon.external_ip", ip]
+    return [*subnet.options(name), *where], Peer(subnet.hotkey(name), ip, port)
+
+
+@pytest.mark.shows("miner", "miner.network.close", "miner.network.allow", "miner.allow.dockerfile")
+def test_what_leases_may_reach_and_run(subnet: Subnet, start: Start, engine: Engine) -> None:
+    subnet.join("validator", stake=5000)
+    options, one = docker_miner(subnet, "one")
+    closing = start("miner", *options, "--miner.network.allow", "10.1.0.0/16", "--miner.allow.dockerfile")
+    options, two = docker_miner(subnet, "two")
+    opening = start("miner", *options, "--no-miner.network.close")
+    for miner in (closing, opening):
+        miner.until("axon announced on the chain")
+    rules = {each["Labels"]["compute.miner"]: each["Cmd"][0] for each in engine.created}
+    assert "ip daddr { 10.1.0.0/16 } accept" in rules[one.hotkey]
+    assert rules[two.hotkey] == "table inet compute-leases\ndelete table inet compute-leases"
+    assert "--miner.network.close is off" in opening.log
+    assert "step 1 of the dockerfile is 'FROM'" in asyncio.run(_with_steps(subnet, one))
+    assert "runs no steps of a dockerfile" in asyncio.run(_with_steps(subnet, two))
+
+
+async def _with_steps(subnet: Subnet, peer: Peer) -> str:
+    """What the miner says to a renter who sends a Dockerfile."""
+    wish = SignedAllocate(
+        timeline=1,
+        checking=False,
+        public_key=RenterKey.generate().public_pem,
+        docker_requirement={"dockerfile": "FROM scratch"},
+    )
+    async with DendriteCaller(subnet.wallets["validator"].hotkey) as caller:
+        answer = await caller.call(peer, wish, timeout_seconds=20)
+    assert answer.output["reason"] == "unsupported"
+    return str(answer.output["message"])

@@ -5,7 +5,15 @@ from __future__ import annotations
 import docker.errors
 import pytest
 
-from compute.allocation.docker_engine import ImageMissing, Missing, NameTaken, PortTaken, QuotaUnsupported, failure_of
+from compute.allocation.docker_engine import (
+    ImageMissing,
+    Missing,
+    NameTaken,
+    PortTaken,
+    ProgramMissing,
+    QuotaUnsupported,
+    failure_of,
+)
 from compute.errors import RuntimeFailure
 
 
@@ -18,6 +26,12 @@ from compute.errors import RuntimeFailure
         (docker.errors.NotFound, "No such container: x", Missing),
         (docker.errors.APIError, 'Conflict. The container name "/x" is already in use by container "y"', NameTaken),
         (docker.errors.APIError, "--storage-opt is not supported for aufs", QuotaUnsupported),
+        (
+            docker.errors.APIError,
+            'exec: "/usr/sbin/nft": stat /usr/sbin/nft: no such file or directory',
+            ProgramMissing,
+        ),
+        (docker.errors.APIError, 'exec: "nft": executable file not found in $PATH: unknown', ProgramMissing),
         (docker.errors.APIError, "anything at /etc/secret", RuntimeFailure),
     ],
 )

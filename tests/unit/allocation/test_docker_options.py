@@ -16,9 +16,7 @@ from compute.allocation import docker_files as files
 from compute.allocation.docker_options import (
     DockerSettings,
     Host,
-    closes_its_members,
     container_options,
-    network_options,
 )
 from compute.allocation.keys import SessionKey, new_password
 from compute.allocation.runtime import LeaseKind, LeaseOrder, Limits
@@ -154,30 +152,6 @@ def test_what_a_renter_says_chooses_nothing(owner: str, image: str, key: str) ->
     expected = options_of()
     del expected["labels"]["compute.owner"]
     assert hostile == expected
-
-
-def test_the_network_keeps_its_members_apart() -> None:
-    options = network_options("compute-leases")
-    assert options["driver"] == "bridge"
-    assert options["options"] == {
-        "com.docker.network.bridge.enable_icc": "false",
-        "com.docker.network.bridge.name": "compute-leases",
-    }
-    assert len(network_options("a-very-long-network-name")["options"]["com.docker.network.bridge.name"]) == 15
-    assert closes_its_members({"Driver": "bridge", "Options": options["options"]})
-
-
-@pytest.mark.parametrize(
-    "found",
-    [
-        {"Driver": "bridge", "Options": {}},
-        {"Driver": "bridge", "Options": None},
-        {"Driver": "bridge", "Options": {"com.docker.network.bridge.enable_icc": "true"}},
-        {"Driver": "macvlan", "Options": {"com.docker.network.bridge.enable_icc": "false"}},
-    ],
-)
-def test_a_network_that_opens_its_members_is_told(found: dict[str, Any]) -> None:
-    assert not closes_its_members(found)
 
 
 def test_the_files_of_a_new_machine() -> None:

@@ -40,6 +40,9 @@ class EngineStub:
     """While given, the engine takes requests and answers none until it is set."""
     nonsense: Any = None
     """While given, the answer to everything."""
+    rules: list[str] = field(default_factory=list)
+    """What nft was told, in order; each is a call named "rules" as well."""
+    nft_exit_code: int = 0
 
     def answer(self, method: str, path: str, query: dict[str, str], body: bytes) -> tuple[int, Any]:
         if self.silent is not None:
@@ -48,6 +51,8 @@ class EngineStub:
             return 200, self.nonsense
         path = re.sub(r"^/v[\d.]+", "", path)
         parts = path.strip("/").split("/")
+        if writes_rules(parts, body):
+            return self.writer(parts, body)
         verb = parts[-1] if method == "POST" else {"PUT": "put", "DELETE": "remove"}.get(method, "")
         if verb:
             self.calls.append(verb if parts[0] == "containers" else f"{verb} {parts[0]}")
@@ -64,6 +69,20 @@ class EngineStub:
         if parts[0] == "networks":
             return self.network(method, parts, body)
         return self.container(method, parts, query, body)
+
+    def writer(self, parts: list[str], body: bytes) -> tuple[int, Any]:
+        """A container that runs nft, and is none of ``containers``."""
+        if parts[-1] == "create":
+            self.rules += json.loads(body)["Cmd"]
+            return 201, {"Id": "writer", "Warnings": []}
+        if parts[-1] == "start":
+            self.calls.append("rules")
+            if failures := self.fail.get("rules"):
+                status, message = failures.pop(0)
+                return status, {"message": message}
+        if parts[-1] == "wait":
+            return 200, {"StatusCode": self.nft_exit_code}
+        return 200, {"Id": "writer", "Config": {"Labels": {}, "Tty": True}, "HostConfig": {}, "State": {}}
 
     def network(self, method: str, parts: list[str], body: bytes) -> tuple[int, Any]:
         if method == "POST":
@@ -105,13 +124,24 @@ class EngineStub:
             "Image": "sha256:0",
             "HostConfig": wish["HostConfig"],
             "State": {"Status": "created"},
-            "RestartCount": 0,
         }
         return 201, {"Id": number, "Warnings": []}
+
+    def steps(self) -> list[str]:
+        """The calls but for the writing of rules, which goes on beside them and is over before anything starts."""
+        assert self.calls.count("rules") >= self.calls.count("start")
+        assert "start" not in self.calls[: self.calls.index("rules")]
+        return [call for call in self.calls if call != "rules"]
 
     def only(self) -> dict[str, Any]:
         (found,) = self.containers.values()
         return found
+
+
+def writes_rules(parts: list[str], body: bytes) -> bool:
+    if parts == ["containers", "create"]:
+        return "compute.network" in json.loads(body).get("Labels", {})
+    return parts[:2] == ["containers", "writer"]
 
 
 def labels_of(container: dict[str, Any]) -> set[str]:
@@ -177,7 +207,14 @@ class Check:
     seen: list[tuple[str, int, str]] = field(default_factory=list)
 
     def __call__(
-        self, host: str, port: int, fingerprint: str, *, within_seconds: float, still_alive: Callable[[], bool]
+        self,
+        host: str,
+        port: int,
+        fingerprint: str,
+        *,
+        within_seconds: float,
+        still_alive: Callable[[], bool],
+        pause_seconds: float,
     ) -> None:
         self.seen.append((host, port, fingerprint))
         if self.failure is not None:
@@ -212,7 +249,7 @@ ORDER = LeaseOrder(
 def test_starting_is_create_files_start(runtime: DockerRuntime, stub: EngineStub, check: Check) -> None:
     endpoint = runtime.start(ORDER)
     assert (endpoint.port, endpoint.host_key, endpoint.username) == (4444, HOST_KEY.fingerprint, "root")
-    assert stub.calls == ["create networks", "create", "put", "start"]
+    assert stub.steps() == ["create networks", "create", "put", "start"]
     assert check.seen == [("127.0.0.1", 4444, HOST_KEY.fingerprint)]
     assert stub.only()["Name"] == "ssh-container"
     assert stub.only()["HostConfig"]["CapDrop"] == ["ALL"]
@@ -239,14 +276,14 @@ def test_starting_replaces_what_a_crash_left(runtime: DockerRuntime, stub: Engin
     assert runtime.status(ORDER.lease_id).endpoint is None
     stub.calls.clear()
     runtime.start(ORDER)
-    assert stub.calls == ["remove", "create", "put", "start"]
+    assert stub.steps() == ["remove", "create", "put", "start"]
     assert runtime.status(ORDER.lease_id).phase is Phase.RUNNING
 
 
 def test_a_taken_name_is_left_to_whoever_has_it(runtime: DockerRuntime, stub: EngineStub) -> None:
     stub.containers["other"] = {"Id": "other", "Name": "ssh-container", "Config": {"Labels": {}}}
     runtime.start(ORDER)
-    assert stub.calls[1:] == ["create", "create", "put", "start"]
+    assert stub.steps()[1:] == ["create", "create", "put", "start"]
     assert [status.lease_id for status in runtime.list()] == [ORDER.lease_id]
     runtime.stop(ORDER.lease_id)
     assert list(stub.containers) == ["other"]
@@ -332,7 +369,7 @@ def test_a_restart_keeps_the_container(runtime: DockerRuntime, stub: EngineStub,
     runtime.pause(ORDER.lease_id)
     stub.calls.clear()
     assert runtime.restart(ORDER) == endpoint
-    assert stub.calls == ["unpause", "stop", "put", "start"]
+    assert stub.steps() == ["unpause", "stop", "put", "start"]
     check.failure = RuntimeFailure("silence")
     with pytest.raises(RuntimeFailure):
         runtime.restart(ORDER)
@@ -351,7 +388,7 @@ def test_a_restart_of_nothing_worth_keeping_starts_anew(
         stub.only()["State"]["Status"] = status
     runtime.restart(ORDER)
     assert runtime.status(ORDER.lease_id).phase is Phase.RUNNING
-    assert stub.calls[-3:] == ["create", "put", "start"]
+    assert stub.steps()[-3:] == ["create", "put", "start"]
 
 
 @pytest.mark.parametrize("status", [None, "exited", "restarting", "created"])
@@ -456,6 +493,68 @@ def test_a_silent_engine_is_not_waited_for(stub: EngineStub, tmp_path: Path) -> 
     engine.close()
     server.shutdown()
     server.server_close()
+
+
+def test_a_renters_full_disk_costs_no_restart(runtime: DockerRuntime, stub: EngineStub) -> None:
+    endpoint = runtime.start(ORDER)
+    stub.fail["put"] = [(500, "Error setting up pivot dir: mkdir /x: disk quota exceeded")]
+    assert runtime.restart(ORDER) == endpoint
+    assert runtime.status(ORDER.lease_id).phase is Phase.RUNNING
+    stub.fail["put"] = [(500, "nonsense")]
+    with pytest.raises(RuntimeFailure, match="would not put files"):
+        runtime.restart(ORDER)
+
+
+def test_no_machine_starts_before_its_network_is_closed(runtime: DockerRuntime, stub: EngineStub) -> None:
+    runtime.check()
+    assert stub.calls == ["create networks", "rules"]
+    for number, begin in enumerate((runtime.start, runtime.restart), 2):
+        begin(ORDER)
+        assert stub.calls[-1] == "start"
+        assert stub.calls.count("rules") == len(stub.rules) == number
+    assert len(set(stub.rules)) == 1
+    assert 'iifname "compute-leases"' in stub.rules[0]
+
+
+def test_a_network_that_could_be_closed_and_suddenly_cannot_is_a_failure(
+    runtime: DockerRuntime, stub: EngineStub
+) -> None:
+    runtime.check()
+    stub.nft_exit_code = 1
+    with pytest.raises(RuntimeFailure, match="could not be closed"):
+        runtime.start(ORDER)
+    assert stub.containers == {}
+
+
+NO_NFT = 'failed to create shim task: exec: "/usr/sbin/nft": stat /usr/sbin/nft: no such file or directory: unknown'
+
+
+@pytest.mark.parametrize("why", ["an image without nftables", "a kernel without it"])
+def test_where_it_cannot_be_closed_the_log_says_so_and_leases_go_on(
+    runtime: DockerRuntime, stub: EngineStub, caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    if why == "an image without nftables":
+        stub.fail["rules"] = [(400, NO_NFT)]
+    else:
+        stub.nft_exit_code = 1
+    runtime.check()
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "LEASES REACH THIS HOST" in told
+    assert ("Build it again" in told) is (why == "an image without nftables")
+    assert "--no-miner.network.close" in told
+    stub.calls.clear()
+    runtime.start(ORDER)
+    assert "rules" not in stub.calls
+
+
+def test_an_operator_may_leave_the_network_open(engine: DockerEngine, stub: EngineStub, check: Check) -> None:
+    runtime = DockerRuntime(replace(SETTINGS, close_network=False), engine, sshd_check=check)
+    runtime.check()
+    # What a miner before this one may have closed.
+    assert stub.rules == ["table inet compute-leases\ndelete table inet compute-leases"]
+    stub.calls.clear()
+    runtime.start(ORDER)
+    assert stub.calls == ["create", "put", "start"]
 
 
 @pytest.mark.parametrize("answer", ["what", [], {"ApiVersion": None}, {"ApiVersion": "x"}])

@@ -422,7 +422,7 @@ async def test_a_failing_drain_is_not_tried_in_a_tight_loop(miner: Any, alice: O
 async def test_a_step_that_breaks_in_an_unforeseen_way_is_put_right(
     miner: Any, alice: Owner, request_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
     with monkeypatch.context() as patched, caplog.at_level(logging.CRITICAL):

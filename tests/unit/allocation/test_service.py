@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from compute.allocation.dockerfile import script_of
 from compute.allocation.keys import RenterKey, SessionKey
 from compute.allocation.leases import Owner
 from compute.allocation.runtime import LeaseKind, Phase
-from compute.allocation.service import AllocateCall
+from compute.allocation.service import AllocateCall, AllocateService
 from compute.protocol import Allocate
 from compute.reasons import Refusal
 
@@ -142,6 +143,41 @@ async def test_refusals_have_a_reason_and_change_nothing(
     assert (output["status"], output["reason"]) == (False, reason.value)
     assert isinstance(output["message"], str)
     assert isinstance(output["port"], int)
+    assert miner.store.live() == []
+
+
+async def test_steps_of_a_dockerfile_where_the_operator_lets_them(ask: Any, miner: Any) -> None:
+    miner.service = AllocateService(miner.manager, allow_dockerfile=True)
+    steps = {"dockerfile": "RUN echo my-token"}
+    assert (await allocate(ask, docker_requirement=steps))["status"]
+    (machine,) = miner.runtime.machines.values()
+    assert machine.order.script == script_of(steps["dockerfile"])
+    assert "my-token" not in repr(machine.order)
+    # Asking again is the same lease; other steps are another.
+    assert (await allocate(ask, docker_requirement=steps))["status"]
+    assert (await allocate(ask, docker_requirement={"dockerfile": "RUN true"}))["reason"] == "busy"
+    assert miner.runtime.calls.count("start") == 1
+    files = [path.read_bytes() for path in miner.folder.iterdir()]
+    assert any(machine.order.lease_id.encode() in content for content in files)
+    assert not any(b"my-token" in content for content in files)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"docker_requirement": {"dockerfile": "FROM other"}}, Refusal.UNSUPPORTED),
+        ({"docker_requirement": {"dockerfile": "RUN"}}, Refusal.BAD_REQUEST),
+        ({"docker_requirement": {"dockerfile": "#" * (1 << 17)}}, Refusal.BAD_REQUEST),
+        ({"docker_requirement": {"dockerfile": 5}}, Refusal.BAD_REQUEST),
+        (
+            {"docker_requirement": {"dockerfile": "RUN true"}, "device_requirement": {"testing": True}},
+            Refusal.UNSUPPORTED,
+        ),
+    ],
+)
+async def test_steps_that_are_none_are_refused(ask: Any, miner: Any, fields: dict[str, Any], reason: Refusal) -> None:
+    miner.service = AllocateService(miner.manager, allow_dockerfile=True)
+    assert (await allocate(ask, **fields))["reason"] == reason.value
     assert miner.store.live() == []
 
 

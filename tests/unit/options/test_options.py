@@ -114,6 +114,9 @@ def test_every_option_reaches_its_field_of_the_miner() -> None:
         ssh_host="127.0.0.5",
         runtime=RuntimeKind.LOCAL,
         image="compute-machine",
+        network_close=True,
+        network_allow=(),
+        allow_dockerfile=False,
         cpu_devices=2,
         require_signed=True,
         whitelist_not_enough_stake=True,
@@ -123,6 +126,19 @@ def test_every_option_reaches_its_field_of_the_miner() -> None:
         hashcat_workload_profile="4",
         hashcat_extended_options="-O",
     )
+
+
+def test_what_leases_may_reach() -> None:
+    argv = ["--no-miner.network.close", "--miner.network.allow", "10.1.0.0/16, 192.168.7.9,"]
+    options = parse_miner([*argv, "--miner.allow.dockerfile"], {})
+    assert options.allow_dockerfile is True
+    assert options.network_close is False
+    assert options.network_allow == ("10.1.0.0/16", "192.168.7.9/32")
+
+
+@pytest.mark.parametrize("wrong", ["lan", "10.1.2.3/16", "fd00::/8", "10.0.0.0/33", "10.0.0.0/8 accept"])
+def test_what_is_no_range_is_refused(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "10.1.0.0/16" in refused(parse_miner, ["--miner.network.allow", wrong], capsys)
 
 
 def test_every_option_of_its_own_reaches_its_field_of_the_validator() -> None:

@@ -1,0 +1,91 @@
+"""A small disk: leases with a quota of it, and what happens when it is full."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compute.errors import RuntimeFailure
+
+pytestmark = pytest.mark.docker
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def engine(make_engine: Any, needs: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """On btrfs, where the engine can limit disks. So it can with overlay2 on XFS, but few kernels have XFS's quotas.
+
+    The image counts there: of 300 MiB, 100 are used at the start.
+    """
+    needs("mkfs.btrfs", "mount")
+    folder = tmp_path_factory.mktemp("disk")
+    disk, mounted = folder / "disk", folder / "mounted"
+    mounted.mkdir()
+    with disk.open("wb") as file:
+        file.truncate(1024 * MIB)
+    subprocess.run(["mkfs.btrfs", "-q", str(disk)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(disk), str(mounted)], check=True)
+    try:
+        engine = make_engine(mounted / "data")
+        engine.disk = mounted
+        yield engine
+        engine.clean_up()
+    finally:
+        subprocess.run(["umount", "--lazy", str(mounted)], check=True)
+
+
+async def test_a_lease_gets_the_disk_that_it_asked_for_and_no_more(
+    engine: Any, runtime_on: Any, make_order: Any, login: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime, order = runtime_on(engine), make_order(disk_bytes=300 * MIB)
+    endpoint = runtime.start(order)
+    assert "no disk quota" not in caplog.text
+    async with login(endpoint) as session:
+        assert (await session.run("head -c 100M /dev/zero >/root/fits")).exit_code == 0
+        result = await session.run("head -c 200M /dev/zero >/root/much")
+        assert result.exit_code != 0
+        assert b"quota exceeded" in result.stderr or b"No space left" in result.stderr
+        written = int((await session.run("stat -c %s /root/much")).stdout)
+        assert 50 * MIB < written < 110 * MIB
+        # The engine has no room for keys either, and says so.
+        with pytest.raises(RuntimeFailure, match="disk is full"):
+            runtime.set_keys(order.lease_id, order.authorized_keys)
+        assert (await session.run("rm /root/much && head -c 20M /dev/zero >/root/more")).exit_code == 0
+        runtime.set_keys(order.lease_id, order.authorized_keys)
+    runtime.stop(order.lease_id)
+
+
+@contextlib.contextmanager
+def filled(disk: Path) -> Iterator[None]:
+    ballast = disk / "ballast"
+    with ballast.open("wb") as file:
+        subprocess.run(["cat", "/dev/zero"], stdout=file, stderr=subprocess.DEVNULL, check=False)
+    try:
+        yield
+    finally:
+        ballast.unlink()
+
+
+async def test_a_full_disk_is_a_reason_and_leaves_nothing(
+    engine: Any, runtime_on: Any, running: Any, renter_of: Any, until_async: Any
+) -> None:
+    runtime = runtime_on(engine)
+    # As a miner's start does: the network is there before any lease.
+    runtime.check()
+    async with running(runtime) as miner:
+        alice = renter_of(miner)
+        with filled(engine.disk):
+            output = await alice.allocate()
+        assert (output["status"], output["reason"]) == (False, "runtime_failed")
+        assert "disk is full" in output["message"]
+        await until_async(lambda: miner.store.live() == [], passing=miner.clock)
+        assert miner.runtime.list() == []
+        assert (await alice.allocate())["status"]
+        assert await alice.says() == "hello"
+        assert (await alice.deallocate())["status"]

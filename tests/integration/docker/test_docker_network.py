@@ -1,0 +1,221 @@
+"""What a renter's machine reaches of the host and of the host's network, seen from inside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compute.allocation import docker_network
+from compute.allocation.runtime import LeaseOrder
+
+pytestmark = pytest.mark.docker
+
+PRIVATE, PUBLIC, LINK_LOCAL = "10.213.77.2", "198.51.100.77", "169.254.213.77"
+"""Addresses of a machine beside the host; the second is nobody's, and counts as public."""
+
+SERVER = """
+import socket, threading
+def serve(port):
+    with socket.create_server(("0.0.0.0", port)) as server:
+        while True:
+            server.accept()[0].close()
+for port in (53, 80):
+    threading.Thread(target=serve, args=(port,)).start()
+print("listening", flush=True)
+"""
+
+REACH = """
+import json, socket, sys
+found = {}
+for host, port in json.loads(sys.argv[1]):
+    try:
+        socket.create_connection((host, port), 4).close()
+        found[f"{host}:{port}"] = "open"
+    except OSError as error:
+        found[f"{host}:{port}"] = type(error).__name__ + " " + str(error)
+print(json.dumps(found))
+"""
+
+
+@dataclass
+class Host:
+    """What there is to reach: ``port`` is open on every address of the host."""
+
+    port: int
+    addresses: list[str]
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def beside() -> Iterator[None]:
+    """A machine on the host's private network: a network namespace with a server on ports 53 and 80."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        why = "a machine beside this one takes root and iproute2"
+        if os.environ.get("COMPUTE_REQUIRE_DOCKER") == "1":
+            pytest.fail(f"COMPUTE_REQUIRE_DOCKER=1, but {why}")
+        pytest.skip(f"{why}. Enable it with: sudo env COMPUTE_REQUIRE_DOCKER=1 pytest")
+    name = f"ct{os.getpid()}"
+    here, there = f"{name}a", f"{name}b"
+    with contextlib.ExitStack() as stack:
+        ip("netns", "add", name)
+        stack.callback(ip, "netns", "del", name)
+        ip("link", "add", here, "type", "veth", "peer", "name", there, "netns", name)
+        ip("addr", "add", "10.213.77.1/30", "dev", here)
+        ip("link", "set", here, "up")
+        for address in (f"{PRIVATE}/30", f"{PUBLIC}/32", f"{LINK_LOCAL}/32"):
+            ip("-n", name, "addr", "add", address, "dev", there)
+        ip("-n", name, "link", "set", there, "up")
+        ip("-n", name, "route", "add", "default", "via", "10.213.77.1")
+        for address in (PUBLIC, LINK_LOCAL):
+            ip("route", "add", f"{address}/32", "via", PRIVATE)
+        argv = ["ip", "netns", "exec", name, sys.executable, "-c", SERVER]
+        server = subprocess.Popen(argv, stdout=subprocess.PIPE)
+        stack.enter_context(server)
+        stack.callback(server.kill)
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"listening\n"
+        yield
+
+
+@pytest.fixture(scope="module")
+def host(beside: None) -> Iterator[Host]:
+    """A server on all addresses of the host."""
+    listed = json.loads(subprocess.run(["ip", "-j", "-4", "addr"], check=True, capture_output=True).stdout)
+    addresses = [each["local"] for link in listed for each in link["addr_info"] if link["ifname"] != "lo"]
+    with socket.create_server(("0.0.0.0", 0)) as server:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield Host(server.getsockname()[1], addresses)
+        server.shutdown(socket.SHUT_RDWR)
+
+
+Reach = Callable[..., Any]
+
+
+@pytest.fixture
+def reach(login: Any) -> Reach:
+    """What connecting to some addresses gives, from inside a machine."""
+
+    async def reach(endpoint: Any, *targets: tuple[str, int]) -> list[str]:
+        async with login(endpoint) as session:
+            result = await session.run(["python3", "-c", REACH, json.dumps(targets)], timeout_seconds=60)
+        found: dict[str, str] = json.loads(result.stdout)
+        return [found[f"{host}:{port}"] for host, port in targets]
+
+    return reach
+
+
+def gateway_of(client: Any, order: LeaseOrder) -> str:
+    (container,) = client.containers.list(filters={"label": f"compute.lease={order.lease_id}"})
+    (network,) = container.attrs["NetworkSettings"]["Networks"].values()
+    return str(network["Gateway"])
+
+
+PRIVATE_TARGETS = ((PRIVATE, 80), (PRIVATE, 53), (LINK_LOCAL, 80))
+
+
+def targets_on(host: Host, gateway: str) -> list[tuple[str, int]]:
+    """The host itself, by each of its addresses, and the private machine."""
+    return [(address, host.port) for address in {*host.addresses, gateway}] + list(PRIVATE_TARGETS)
+
+
+async def test_left_open_everything_is_reached(
+    make_runtime: Any, order: LeaseOrder, host: Host, reach: Reach, client: Any
+) -> None:
+    # Without this, the next test could not fail.
+    network = f"co{os.getpid()}"
+    runtime = make_runtime(network=network, close_network=False)
+    endpoint = runtime.start(order)
+    targets = targets_on(host, gateway_of(client, order))
+    assert await reach(endpoint, *targets, (PUBLIC, 80)) == ["open"] * (len(targets) + 1)
+    runtime.stop(order.lease_id)
+    client.networks.get(network).remove()
+
+
+async def test_the_host_and_its_private_network_are_closed_and_the_world_is_open(
+    make_runtime: Any, order: LeaseOrder, host: Host, reach: Reach, client: Any
+) -> None:
+    endpoint = make_runtime().start(order)
+    targets = targets_on(host, gateway_of(client, order))
+    # More that is nobody's public address, and the lease's own published port.
+    targets += [("169.254.169.254", 80), ("192.168.0.1", 80), ("172.31.0.1", 80), ("100.100.100.200", 80)]
+    targets += [(host.addresses[0], endpoint.port), ("168.63.129.16", 80)]
+    found = dict(zip(targets, await reach(endpoint, *targets), strict=True))
+    # Refused at once, by the rules, and not merely without an answer.
+    assert {target: said for target, said in found.items() if "No route to host" not in said} == {}
+    assert await reach(endpoint, (PUBLIC, 80)) == ["open"]
+
+
+async def test_names_are_resolved_by_servers_in_the_private_network(
+    make_runtime: Any,
+    order: LeaseOrder,
+    host: Host,
+    reach: Reach,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "resolv.conf").write_text(f"nameserver {PRIVATE}\n")
+    monkeypatch.setattr(docker_network, "_RESOLVERS", (tmp_path / "resolv.conf",))
+    endpoint = make_runtime().start(order)
+    # Their port for names, and no other.
+    port_53, port_80 = await reach(endpoint, (PRIVATE, 53), (PRIVATE, 80))
+    assert port_53 == "open"
+    assert "No route to host" in port_80
+
+
+async def test_an_operator_may_open_a_range(make_runtime: Any, order: LeaseOrder, host: Host, reach: Reach) -> None:
+    endpoint = make_runtime(allowed_ranges=("10.213.77.0/30",)).start(order)
+    # The host has an address in it too.
+    targets = [(PRIVATE, 80), ("10.213.77.1", host.port), (LINK_LOCAL, 80)]
+    answers = await reach(endpoint, *targets)
+    assert answers[:2] == ["open", "open"]
+    assert "No route to host" in answers[2]
+
+
+def flush(runtime: Any) -> None:
+    subprocess.run(["nft", "delete", "table", "inet", runtime._settings.network], check=True)
+
+
+@pytest.mark.skipif(shutil.which("nft") is None, reason="nftables is not installed: apt-get install -y nftables")
+async def test_rules_that_were_lost_are_back_before_a_machine_is(
+    make_runtime: Any, order: LeaseOrder, host: Host, reach: Reach
+) -> None:
+    runtime = make_runtime()
+    endpoint = runtime.start(order)
+    # As after a reboot, or after somebody flushed all rules.
+    flush(runtime)
+    assert await reach(endpoint, (PRIVATE, 80)) == ["open"]
+    assert "No route to host" in (await reach(runtime.restart(order), (PRIVATE, 80)))[0]
+
+
+async def test_the_engines_restart_policy_starts_nothing_behind_the_miners_back(
+    make_runtime: Any, order: LeaseOrder, client: Any
+) -> None:
+    make_runtime().start(order)
+    (container,) = client.containers.list(filters={"label": f"compute.lease={order.lease_id}"})
+    assert container.attrs["HostConfig"]["RestartPolicy"]["Name"] == "no"
+
+
+def test_no_writer_of_rules_is_left(make_runtime: Any, order: LeaseOrder, client: Any) -> None:
+    make_runtime("sweeper").start(order)
+    assert client.containers.list(all=True, filters={"label": ["compute.miner=sweeper", "compute.network"]}) == []
