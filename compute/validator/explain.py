@@ -283,15 +283,12 @@ def _retries(history: VerdictHistory, score: ScoreFact | None, rounds: RoundSett
     if latest is None:
         return "no proof yet"
     if latest.reason is ProofReason.OK:
-        return "none needed: the last proof was ok"
-    used = (
-        f"{history.failures} failed in a row; {rounds.retry_limit} retries, {rounds.retry_interval_seconds:g} s apart"
-    )
-    if score is not None and score.breakdown.get("kept"):
-        return f"{used}; the ok verdict before them is paid until they are used up"
-    if history.failures <= rounds.retry_limit:
-        return f"{used}; there is no earlier verdict that could stand"
-    return f"{used}, all used up; the next proof comes at its interval"
+        return "none: the last proof was ok"
+    if history.failures > rounds.retry_limit:
+        return f"all {rounds.retry_limit} used up; the next proof comes at its interval"
+    used = f"{history.failures} of {rounds.retry_limit}, {rounds.retry_interval_seconds:g} s apart"
+    kept = score is not None and bool(score.breakdown.get("kept"))
+    return f"{used}; the ok verdict before {'is still paid' if kept else 'no longer counts, or never was'}"
 
 
 def _weights(facts: FactStore, score: ScoreFact | None) -> Iterator[Event]:

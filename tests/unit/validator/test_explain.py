@@ -134,8 +134,17 @@ def test_a_failure_that_keeps_the_verdict_says_so_and_what_was_asked(bench: Benc
     explained = bench.explain("alice")
     assert explained.reason is ProofReason.SLOWER_THAN_CLAIMED
     assert explained.formula.endswith("= 1.34375")
-    assert explained.retries.startswith("1 failed in a row; 22 retries, 60 s apart; the ok verdict before")
+    assert explained.retries == "1 of 22, 60 s apart; the ok verdict before is still paid"
     assert "the table asks for 38.2 TFLOPS" in explained.events[-2].text
+
+
+def test_retries_that_are_used_up(bench: Bench) -> None:
+    bench.verdict("alice", ProofReason.TIMEOUT)
+    bench.score()
+    assert bench.explain("alice").retries == "1 of 22, 60 s apart; the ok verdict before no longer counts, or never was"
+    for _ in range(22):
+        bench.verdict("alice", ProofReason.TIMEOUT)
+    assert bench.explain("alice").retries == "all 22 used up; the next proof comes at its interval"
 
 
 def test_an_unpaid_miner_says_for_what(bench: Bench) -> None:
