@@ -56,7 +56,7 @@ def until(condition: Callable[[], object], what: str = "the condition") -> None:
     deadline = time.monotonic() + _SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 class Neuron:

@@ -197,6 +197,7 @@ class Crowd:
         self.probes: list[str] = []
         self.told_address: set[str] = set()
         self.at_once = self._now = 0
+        self.expects_all = False
         self._servers: list[AxonServer] = []
 
     def refusal(self, hotkey: str, synapse_name: str) -> str | None:
@@ -217,7 +218,10 @@ class Crowd:
             self._now += 1
             self.at_once = max(self.at_once, self._now)
             # Time for the others to come, if they do.
-            await asyncio.sleep(0.5)
+            for _ in range(80 if self.expects_all else 5):
+                if self.expects_all and self.at_once == len(self._servers):
+                    break
+                await asyncio.sleep(0.1)
             self._now -= 1
             synapse.specs_output = MACHINE.to_json()
             return synapse
@@ -279,6 +283,7 @@ async def test_how_often_and_how_many_at_once(subnet: Subnet, start: Start, crow
     await soon(lambda: len(crowd.specs) == 9 and len(crowd.probes) == 6, subnet)
     await asyncio.to_thread(single.end)
 
+    crowd.expects_all = True
     await asyncio.to_thread(
         lambda: start("validator", *subnet.options("two"), *config, "--validator.specs.batch.size", "3")
     )
