@@ -117,3 +117,44 @@ def test_a_leased_machine_is_the_last_leases(tmp_path: Path) -> None:
     changed = LeasedMachine("hk", "SHA256:1", 1.0, "{}", 500, "GPUs: 8, now 4")
     facts.record_leased([changed])
     assert store(tmp_path / "database.db").leased() == {"hk": changed}
+
+
+def test_the_journal_is_kept_for_some_hundred_vectors() -> None:
+    facts = store()
+    for number in range(510):
+        entry = facts.begin_weights({1: number + 1}, at=float(number), block=number)
+    facts.advance_weights(entry, WeightsState.CONFIRMED)
+    last = facts.last_weights()
+    assert last is not None
+    assert (last.block, last.state) == (509, WeightsState.CONFIRMED)
+    oldest = facts.last_weights((WeightsState.INTENT,))
+    assert oldest is not None
+    assert len(facts._database.query("SELECT id FROM weights_journal")) == 500
+
+
+def test_a_database_that_has_been_through_weeks_does_not_grow(tmp_path: Path) -> None:
+    facts = store(tmp_path / "database.db")
+    sizes = []
+    for week in range(3):
+        for number in range(250):
+            for hotkey in ("a", "b"):
+                facts.record_verdict(hotkey, FAILED, at=1000.0 * week + number, block=number, seconds=1.0)
+            facts.begin_weights(dict.fromkeys(range(256), 65535), at=0.0, block=number)
+            facts.begin_weights(dict.fromkeys(range(256), 65535), at=0.0, block=number)
+        sizes.append(facts._database.query("PRAGMA page_count")[0][0])
+    assert sizes[2] <= 1.02 * sizes[1]
+
+
+def test_histories_and_forgetting_read_by_index() -> None:
+    """Hundreds of verdicts of each of 256 hotkeys: whoever reads them all stops the event loop for 100 ms."""
+    facts = store()
+    record(facts, "a", OK, FAILED)
+    steps: list[str] = []
+    facts._database._connection.set_trace_callback(steps.append)
+    facts.histories()
+    facts.forget_absent(["a"], 1e9)
+    facts._database._connection.set_trace_callback(None)
+    for sql in steps:
+        if "verdict" in sql and not sql.startswith("--"):
+            plan = [row["detail"] for row in facts._database.query(f"EXPLAIN QUERY PLAN {sql}")]
+            assert not [step for step in plan if step.startswith("SCAN verdict")], plan
