@@ -40,8 +40,8 @@ format: install ## rewrite the files as `check` wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install ## measure, write build/bench.json and print it
-	@$(BIN)/python test-scripts/bench.py
+bench: install ## measure, write build/bench.json and print it; ARGS=subnet: that section alone
+	@$(BIN)/python test-scripts/bench.py $(ARGS)
 
 clean: ## remove everything that can be made again
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
