@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import uuid
 from typing import Any
 from weakref import WeakValueDictionary
@@ -121,11 +122,17 @@ class DendriteCaller:
         except asyncio.TimeoutError:
             raise CallError(408, f"{peer}: no answer within {timeout_seconds:g} s") from None
         except (aiohttp.ClientConnectionError, OSError) as error:
-            raise CallError(503, f"{peer}: {error or type(error).__name__}") from error
+            raise CallError(503, f"{peer}: no connection: {_short(error)}") from error
         except Exception as error:  # whatever aiohttp, json, pydantic or the SDK find wrong with what the peer sent
             raise CallError(BAD_ANSWER, f"{peer}: {type(error).__name__}: {error}"[:_MAX_MESSAGE]) from error
         _check_success(peer, filled)
         return filled
+
+
+def _short(error: Exception) -> str:
+    """aiohttp's own text names the address again, and speaks of TLS where there is none."""
+    told = getattr(error, "os_error", error)
+    return os.strerror(told.errno) if isinstance(told, OSError) and told.errno else str(error) or type(error).__name__
 
 
 def _check_success(peer: Peer, answer: Synapse) -> None:

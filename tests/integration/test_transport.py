@@ -258,7 +258,7 @@ async def test_nobody_listening_is_503_and_silence_is_408(caller: DendriteCaller
     with socket.socket() as listener:
         listener.bind(("127.0.0.4", 0))
         port = listener.getsockname()[1]
-        with pytest.raises(CallError) as refusal:
+        with pytest.raises(CallError, match=r"no connection: Connection refused$") as refusal:
             await caller.call(Peer(MINER.hotkey.ss58_address, "127.0.0.4", port), Specs(), timeout_seconds=5)
         assert refusal.value.status == 503
         listener.listen()
