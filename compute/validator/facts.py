@@ -5,6 +5,7 @@ Facts are kept by hotkey, so the new owner of a uid inherits nothing.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -421,9 +422,12 @@ def _verdict(row: Any) -> VerdictFact:
         count=row["count"],
         tflops16=row["tflops16"],
         detail=row["detail"],
-        uuids=tuple(
-            device["uuid"]
-            for device in json.loads(row["devices"])
-            if device["uuid"] and device["reason"] == ProofReason.OK.value
-        ),
+        uuids=_proven_uuids(row["devices"]),
+    )
+
+
+@functools.lru_cache(1024)
+def _proven_uuids(devices: str) -> tuple[str, ...]:
+    return tuple(
+        device["uuid"] for device in json.loads(devices) if device["uuid"] and device["reason"] == ProofReason.OK.value
     )
