@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-WORDS = {"", "outside", "gpu", "ci"}
+WORDS = {"", "outside", "gpu", "quiet", "ci"}
 IN_ORDER = "localnet.md"
 """The page that test_manual.py follows from its beginning to its end."""
 TYPED = {
