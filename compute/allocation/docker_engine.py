@@ -105,7 +105,7 @@ class DockerEngine:
         except APIError as error:
             said = str(error.explanation or error)
             failure = failure_of(error, doing)
-            expected = isinstance(failure, (Missing, NameTaken, ProgramMissing, QuotaUnsupported))
+            expected = isinstance(failure, (Missing, NameTaken, QuotaUnsupported))
             logger.log(logging.DEBUG if expected else logging.WARNING, "the engine would not %s: %s", doing, said)
             raise failure from error
         except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as error:

@@ -196,7 +196,7 @@ def test_a_missing_image(make_runtime: Any, order: LeaseOrder) -> None:
     assert runtime.list() == []
 
 
-def test_an_image_without_sshd(
+def test_an_image_without_nftables_and_sshd(
     make_runtime: Any, order: LeaseOrder, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     buffer = io.BytesIO()
@@ -206,7 +206,11 @@ def test_an_image_without_sshd(
     client.api.import_image_from_data(buffer.getvalue(), repository=name)
     try:
         runtime = make_runtime(image=name)
-        with pytest.raises(RuntimeFailure, match=r"sshd ended|would not start"):
+        # Without the one, leases go on, and the operator is told.
+        runtime.check()
+        assert "LEASES REACH THIS HOST" in caplog.text
+        assert f"image '{name}' has no nftables" in caplog.text
+        with pytest.raises(RuntimeFailure, match="image lacks a program"):
             runtime.start(order)
         assert runtime.list() == []
         assert "/usr/sbin/sshd" in caplog.text

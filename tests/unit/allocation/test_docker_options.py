@@ -201,6 +201,20 @@ def test_an_exchange_replaces_the_keys_and_nothing_else() -> None:
     }
 
 
+def test_an_order_with_a_script_runs_it_before_sshd() -> None:
+    order = replace(ORDER, script="echo hello\n")
+    options = options_of(order)
+    assert options["entrypoint"] == ["/bin/sh", "/etc/ssh/compute_start"]
+    assert "hello" not in repr(options)
+    for archive in (files.machine_archive(order, ""), files.restart_archive(order)):
+        found = contents(archive)
+        assert found["etc/ssh/compute_steps"] == (0, 0, 0o600, "echo hello\n")
+        start = found["etc/ssh/compute_start"][3]
+        assert start is not None
+        assert start.endswith("exec /usr/sbin/sshd -D -e -f /etc/ssh/compute_sshd_config\n")
+    assert "etc/ssh/compute_start" not in contents(files.machine_archive(ORDER, ""))
+
+
 def test_reading_an_archive() -> None:
     archive = files.keys_archive(("a",))
     with pytest.raises(ValueError, match="no file"):
