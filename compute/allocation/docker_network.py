@@ -67,7 +67,8 @@ class LeaseNetwork:
         self._sweep()
         if not self._settings.close_network:
             logger.warning("leases reach this host and its private network: --miner.network.close is off")
-            with contextlib.suppress(ProgramMissing):
+            # Where nft cannot be run, there is nothing that it has written.
+            with contextlib.suppress(RuntimeFailure):
                 self._write(removal(bridge_name(self._settings.network)))
             return
         try:
@@ -75,9 +76,9 @@ class LeaseNetwork:
         except EngineGone:
             raise
         except ProgramMissing:
-            self._open(f"image {self._settings.image!r} has no nftables. Build it again, as docs/miner.md says.")
+            self._open(f"image {self._settings.image!r} has no nftables. Build it again, as docs/miner.md says")
         except RuntimeFailure as error:
-            self._open(f"{error}. Does the host's kernel have nf_tables?")
+            self._open(f"{error}. See to it that the host's kernel has nf_tables")
 
     def ensure(self) -> None:
         """See that the network is there.
@@ -104,16 +105,27 @@ class LeaseNetwork:
         """Close the network, if it is to be and can be; called before each start of a container on it.
 
         Raises:
-            RuntimeFailure: it is not closed, though it could be when the miner started.
+            RuntimeFailure: it is not closed, though it could be before.
         """
-        if self._settings.close_network and not self._unable:
+        if not self._settings.close_network:
+            return
+        try:
             self._write(self._rules())
+        except EngineGone:
+            raise
+        except RuntimeFailure:
+            if not self._unable:
+                raise
+        else:
+            if self._unable:
+                logger.info("the network of leases is closed now")
+            self._unable = False
 
     def _open(self, why: str) -> None:
         self._unable = True
         logger.error(
-            "LEASES REACH THIS HOST AND ITS PRIVATE NETWORK, because the miner cannot close it: %s Then start the "
-            "miner again; or close it yourself, and say --no-miner.network.close",
+            "LEASES REACH THIS HOST AND ITS PRIVATE NETWORK, because the miner cannot close it: %s; or close it "
+            "yourself, and say --no-miner.network.close",
             why,
         )
 
