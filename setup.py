@@ -29,5 +29,6 @@ setup(
     packages=find_packages(include=["compute", "compute.*", "neurons", "neurons.*"]),
     package_data={"compute": ["py.typed"], "compute.localnet": ["*.yaml"]},
     install_requires=requirements("requirements.txt"),
+    entry_points={"console_scripts": ["register.py = neurons.register:run"]},
     extras_require={"dev": requirements("requirements-dev.txt")},
 )

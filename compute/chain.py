@@ -148,7 +148,16 @@ class SubtensorChain:
         return int(await self._call(lambda chain: chain.get_current_block(), _READ_SECONDS))
 
     async def metagraph(self) -> Metagraph:
-        return await self._call(lambda chain: _snapshot(chain.metagraph(self.netuid, lite=True)), _READ_SECONDS)
+        def read(chain: Any) -> Metagraph:
+            try:
+                return _snapshot(chain.metagraph(self.netuid, lite=True))
+            except AttributeError:
+                # So ends the SDK's metagraph of a subnet that does not exist.
+                if chain.subnet_exists(self.netuid):
+                    raise
+            raise ChainError(f"no subnet has netuid {self.netuid} on the chain at {self.endpoint}")
+
+        return await self._call(read, _READ_SECONDS)
 
     async def rules(self) -> ChainRules:
         def read(chain: Any) -> ChainRules:

@@ -128,7 +128,8 @@ class Output:
             self._stderr.write(json.dumps({"error": text, "reason": reason, "next": advice}, ensure_ascii=False) + "\n")
             self._stderr.flush()
             return
-        self._err.print(Text.assemble(("error: ", "bold red"), _text(text)))
+        # The advice may be a line to copy, which must not be broken; words of the error may go to the next line.
+        self._err.print(Text.assemble(("error: ", "bold red"), _text(text)), soft_wrap=not self._err.is_terminal)
         self._err.print(_text(advice))
 
     @contextmanager

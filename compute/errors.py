@@ -39,7 +39,11 @@ class ConfigError(ComputeError):
 
 
 class UsageError(ComputeError):
-    """A person's input makes no sense. The message quotes it and says what would be right."""
+    """A person's input makes no sense. The message quotes it; ``next_step``, if any, is the line to type instead."""
+
+    def __init__(self, message: str, *, next_step: str | None = None) -> None:
+        super().__init__(message)
+        self.next_step = next_step
 
 
 class NotFound(ComputeError):

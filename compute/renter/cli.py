@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from compute.clock import Clock, SystemClock
 from compute.errors import ComputeError
-from compute.renter.options import Invocation, RenterOptions, parse_renter
+from compute.renter.options import Invocation, RenterOptions, build_parser, parse_renter
 
 if TYPE_CHECKING:
     from compute.renter.running import Terminal
@@ -49,7 +50,8 @@ def main(
             width=width,
         )
     except KeyboardInterrupt:
-        stderr.write("interrupted\n")
+        # A terminal has shown ^C, and perhaps half a question before it.
+        stderr.write("\ninterrupted\n" if stderr.isatty() else "interrupted\n")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader, such as head, has seen enough; flushing at exit would only fail again.
@@ -75,6 +77,11 @@ def _run(
     from compute.renter.shell import Shell
 
     output = Output(stdout, stderr, as_json=invocation.as_json, width=width)
+    if invocation.command == "completion":
+        from compute.renter.completion import completion
+
+        output.raw(completion(build_parser(), invocation.arguments["shell"]) + "\n", "")
+        return 0
     try:
         with Runner() as runner:
             opening = (open_service or _open_real_service)(invocation.options)
@@ -96,10 +103,12 @@ def _run(
             finally:
                 runner.run(opening.__aexit__(None, None, None))
     except ComputeError as error:
-        return report(error, output)
+        return report(error, output, usage=f"All options: register.py {invocation.command} --help")
 
 
 def _open_real_service(options: RenterOptions) -> AbstractAsyncContextManager[RenterService]:
     from compute.renter.wiring import open_service
 
+    # What the SDK logs, it logs on stdout. It was imported by now, and its own switches have been seen.
+    logging.disable(logging.CRITICAL)
     return open_service(options)

@@ -12,7 +12,7 @@ from compute.clock import Clock
 from compute.console import Output
 from compute.errors import ComputeError, UsageError
 from compute.renter import views
-from compute.renter.failures import Exit, Unconfirmed, report
+from compute.renter.failures import Exit, report
 from compute.renter.market import Offer
 from compute.renter.options import EXAMPLE_REQUIREMENT
 from compute.renter.records import GrantRecord
@@ -125,11 +125,11 @@ def deallocate(context: Context) -> int:
     """Give machines back: some or all. One that fails does not keep the others; its exit code is the command's."""
     names, everything = list(context.arguments["names"]), context.arguments["all"]
     if bool(names) == everything:
-        raise UsageError("deallocate takes either names or --all")
+        raise UsageError("deallocate takes either names or --all", next_step="See what there is: register.py list")
     records = context.service.grants() if everything else [context.service.get(name) for name in names]
     if not records:
         context.output.note("no allocations")
-        return _done(context, [])
+        return _done(context, [], "")
     verb = "forget" if context.arguments["forget"] else "give back"
     _confirm(context, f"{verb} {', '.join(record.name for record in records)}? What is stored there is lost.")
     failed: int = Exit.OK
@@ -139,7 +139,7 @@ def deallocate(context: Context) -> int:
         if code == Exit.OK:
             gone.append(record.name)
         failed = failed or code
-    _done(context, gone)
+    _done(context, gone, "forgotten" if context.arguments["forget"] else "given back")
     return failed
 
 
@@ -189,13 +189,13 @@ def exchange_key(context: Context) -> int:
 def penalize(context: Context) -> int:
     """Penalize a miner."""
     context.service.penalize(context.arguments["hotkey"], context.arguments["note"])
-    return _done(context, [context.arguments["hotkey"]])
+    return _done(context, [context.arguments["hotkey"]], "penalized")
 
 
 def unpenalize(context: Context) -> int:
     """Lift a penalty."""
     context.service.unpenalize(context.arguments["hotkey"])
-    return _done(context, [context.arguments["hotkey"]])
+    return _done(context, [context.arguments["hotkey"]], "no longer penalized")
 
 
 def penalized(context: Context) -> int:
@@ -309,17 +309,15 @@ def _change(context: Context, change: Callable[[str], Any], done: str) -> int:
     record = context.service.get(context.arguments["name"])
     with context.output.progress(f"asking the miner of {record.name}"):
         context.runner.run(change(record.name))
-    if not context.output.as_json:
-        context.output.note(f"{record.name}: {done}")
-    return _done(context, [record.name])
+    return _done(context, [record.name], done)
 
 
-def _done(context: Context, what: Sequence[str]) -> int:
+def _done(context: Context, what: Sequence[str], done: str) -> int:
     if context.output.as_json:
         context.output.data({"done": list(what)})
     else:
         for name in what:
-            context.output.line(name)
+            context.output.line(f"{name}: {done}")
     return Exit.OK
 
 
@@ -327,14 +325,20 @@ def _confirm(context: Context, question: str) -> None:
     """Ask before something destructive.
 
     Raises:
-        Unconfirmed: the answer was no, or there is nobody to ask; then it says what to run instead.
+        UsageError: the answer was no, or there is nobody to ask; then it says what to run instead.
     """
     if context.arguments["yes"]:
         return
     if not context.terminal.is_interactive:
-        raise Unconfirmed(f"{question} Nobody is at a terminal to confirm it.", f"To do it, run: {context.repeat}")
-    if context.terminal.ask(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
-        raise Unconfirmed("not confirmed, nothing was done", "To do it without being asked, add --yes.")
+        raise UsageError(
+            f"{question} Nobody is at a terminal to confirm it.", next_step=f"To do it, run: {context.repeat}"
+        )
+    try:
+        answer = context.terminal.ask(f"{question} [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        raise UsageError("not confirmed, nothing was done", next_step="To do it without being asked, add --yes.")
 
 
 def _gpu_memory(offer: Offer) -> int:

@@ -8,6 +8,7 @@ from compute.console import Output
 from compute.errors import (
     CallError,
     ChainError,
+    ChainUnreachable,
     ComputeError,
     ConfigError,
     HostKeyMismatch,
@@ -47,10 +48,10 @@ _CODES: tuple[tuple[type[ComputeError], Exit], ...] = (
 _REFUSAL_ADVICE = {
     Refusal.BUSY: "Somebody has the machine. See what is free: register.py offers",
     Refusal.STARTING: "Give it back and rent another: register.py deallocate NAME",
-    Refusal.NOT_OWNER: "The miner knows another owner. Drop the record: register.py deallocate NAME --forget",
-    Refusal.NO_LEASE: "The miner holds it no longer. Drop the record: register.py deallocate NAME --forget",
-    Refusal.UNPINNED: "Update of the miner pending; to accept the risk, add --trust-first-use.",
-    Refusal.BAD_ANSWER: "Take another miner, and penalize this one: register.py penalize HOTKEY",
+    Refusal.NOT_OWNER: "It is not yours there. Drop it: register.py deallocate NAME --forget",
+    Refusal.NO_LEASE: "It is over. Drop it: register.py deallocate NAME --forget",
+    Refusal.UNPINNED: "The miner is out of date. To accept the risk, add --trust-first-use.",
+    Refusal.BAD_ANSWER: "Take another miner; to avoid this one: register.py penalize HOTKEY",
     Refusal.UNSUPPORTED: "This miner cannot do it. Take another: register.py offers",
     Refusal.BAD_SIGNATURE: "Check that this is the wallet that rented: --wallet.name, --wallet.hotkey",
 }
@@ -59,23 +60,15 @@ _SHORT_OF = frozenset(
 )
 
 
-class Unconfirmed(UsageError):
-    """Something destructive was not confirmed, and not done; ``next_step`` says how to confirm it."""
-
-    def __init__(self, message: str, next_step: str) -> None:
-        super().__init__(message)
-        self.next_step = next_step
-
-
 def exit_code(error: ComputeError) -> Exit:
     """The exit code of the command line for ``error``."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), Exit.LOCAL)
 
 
-def advice(error: ComputeError) -> str:
-    """The next thing to do, in one line."""
-    if isinstance(error, Unconfirmed):
-        return error.next_step
+def advice(error: ComputeError, *, usage: str = "All options: register.py --help") -> str:
+    """The next thing to do, in one line; ``usage`` is where to read what may be typed."""
+    if isinstance(error, UsageError):
+        return error.next_step or usage
     if isinstance(error, LeaseError):
         if error.reason in _SHORT_OF:
             return "Ask for less, or see who has more: register.py offers --all"
@@ -87,24 +80,21 @@ def advice(error: ComputeError) -> str:
 
 
 _ADVICE: tuple[tuple[type[ComputeError], str], ...] = (
-    (UsageError, "All options: register.py --help"),
-    (NotRegistered, "Register this hotkey on the subnet first: btcli subnet register"),
-    (ChainError, "Check --subtensor.network and --netuid, or try another node with --subtensor.chain_endpoint."),
-    (CallError, "The miner may be down or may not accept you. Try again, or take another: register.py offers"),
-    (
-        HostKeyMismatch,
-        "Do not log in. Ask the miner: register.py show NAME; or leave: register.py deallocate NAME",
-    ),
-    (SshError, "Is it up? register.py show NAME; to bring it up again: register.py restart NAME"),
+    (NotRegistered, "Register this hotkey on the subnet first: btcli subnets register"),
+    (ChainUnreachable, "Then try again, or another node: --subtensor.chain_endpoint ws://HOST:PORT"),
+    (ChainError, "Check --subtensor.network, --netuid and --subtensor.chain_endpoint."),
+    (CallError, "It may be down, or not accept you. Take another: register.py offers"),
+    (HostKeyMismatch, "Do not log in. Leave it: register.py deallocate NAME"),
+    (SshError, "Is it up? register.py show NAME; bring it up: register.py restart NAME"),
     (NotFound, "See what there is: register.py list, register.py offers --all"),
     (StoreError, "Check the files named with --database and --key.file."),
     (ConfigError, "Check --wallet.name, --wallet.hotkey, --wallet.path and --config.file."),
 )
 
 
-def report(error: ComputeError, output: Output, *, subject: str | None = None) -> Exit:
-    """Print ``error`` with what to do next; returns its exit code."""
+def report(error: ComputeError, output: Output, *, subject: str | None = None, usage: str | None = None) -> Exit:
+    """Print ``error`` with what to do next (``usage``: as for ``advice``); returns its exit code."""
     reason = error.reason.value if isinstance(error, LeaseError) else None
     text = f"{subject}: {error}" if subject else str(error)
-    output.error(text, reason=reason, advice=advice(error))
+    output.error(text, reason=reason, advice=advice(error, usage=usage) if usage else advice(error))
     return exit_code(error)

@@ -21,20 +21,29 @@ _DESCRIPTION = """\
 Rent machines on the subnet. Without a command, an interactive shell opens.
 
 A typical session:
-  %(prog)s offers --gpu L4                         what is there
-  %(prog)s allocate --gpu L4 --days 7              rent one; it gets a name such as brisk-otter
-  %(prog)s exec brisk-otter -- nvidia-smi          run a command on it
-  %(prog)s ssh brisk-otter                         log in
-  %(prog)s deallocate brisk-otter                  give it back
+  %(prog)s offers --gpu L4                   what is there
+  %(prog)s allocate --gpu L4 --days 7        rent one, say brisk-otter
+  %(prog)s exec brisk-otter -- nvidia-smi    run a command on it
+  %(prog)s ssh brisk-otter                   log in
+  %(prog)s deallocate brisk-otter            give it back
 """
 _EPILOG = """\
-Options of the chain and the wallet may stand before or after the command; every command has --help and --json.
-exit codes: 0 done, 1 this machine's fault (wallet, database), 2 usage, 3 chain, 4 network or SSH, 5 not found,
-            6 refused by the miner, 130 interrupted; exec and ssh: the remote command's own
+Options of the chain and the wallet may stand before or after the command;
+every command has --help and --json.
+exit codes: 0 done, 1 this machine's fault (wallet, database), 2 usage,
+            3 chain, 4 network or SSH, 5 not found, 6 refused by the miner,
+            130 interrupted; exec and ssh: the remote command's own
 """
 _REQUIREMENT_HELP = f"""\
-A requirement may be typed as a dictionary (bytes; gpu.capacity in MiB of each GPU), or by the options, which win:
+A requirement may be typed as a dictionary (sizes in bytes, gpu.capacity in MiB
+of each GPU), or by the options, which win:
   "{EXAMPLE_REQUIREMENT}"
+"""
+
+_COMPLETION_HELP = """\
+For this and every later session, with register.py on the PATH as in an active .venv:
+  echo 'eval "$(register.py completion bash)"' >> ~/.bashrc
+  echo 'autoload -Uz compinit && compinit; eval "$(register.py completion zsh)"' >> ~/.zshrc
 """
 
 KEY_FILE: Option[Path | None] = Option(
@@ -192,6 +201,14 @@ def build_parser() -> OptionParser:
     command("unpenalize", "lift a penalty", takes="HOTKEY").add_argument("hotkey", metavar="HOTKEY")
     command("penalized", "list the miners that you penalized")
     command("shell", "open the interactive shell, as without a command")
+    completion = commands.add_parser(
+        "completion",
+        help="print what your shell needs to complete commands, options and names",
+        usage="register.py completion {bash,zsh}",
+        description="Print what your shell needs to complete commands, options and names.",
+        epilog=_COMPLETION_HELP,
+    )
+    completion.add_argument("shell", choices=("bash", "zsh"))
     return parser
 
 

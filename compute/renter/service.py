@@ -134,7 +134,7 @@ class RenterService:
         if name is not None:
             self._require_free(name)
         if hotkey is not None:
-            _require_hotkey(hotkey)
+            self._require_new(_require_hotkey(hotkey))
         on_phase("reading the subnet")
         offers = await self._market.survey(hotkey)
         chosen = self._best(requirement, offers, seed) if hotkey is None else _only(offers, hotkey)
@@ -321,7 +321,7 @@ class RenterService:
     def _running(self, name: str) -> GrantRecord:
         record = self.get(name)
         if record.state is GrantState.PAUSED:
-            raise UsageError(f"{record.name} is paused: resume it first")
+            raise UsageError(f"{record.name} is paused", next_step=f"Thaw it first: register.py resume {record.name}")
         return record
 
     async def _change(self, name: str, change: Change, state: GrantState) -> None:
@@ -352,6 +352,13 @@ class RenterService:
             )
         if name in self._store.names():
             raise UsageError(f"name {name!r} is taken by another allocation")
+
+    def _require_new(self, hotkey: str) -> None:
+        record = self._store.find(hotkey)
+        if record is not None:
+            raise UsageError(
+                f"you rent the machine of {hotkey} already", next_step=f"See it: register.py show {record.name}"
+            )
 
     def _best(self, requirement: DeviceRequirement, offers: Sequence[Offer], seed: int | None) -> list[Offer]:
         ranking = self._market.rank(requirement, offers, self._store, seed)

@@ -11,6 +11,8 @@ from compute.errors import ComputeError, UsageError
 from compute.renter import commands
 from compute.renter.commands import Context
 from compute.renter.failures import Exit, report
+from compute.renter.options import EXAMPLE_REQUIREMENT
+from compute.renter.requirement_text import parse_requirement
 from compute.renter.service import DEFAULT_DAYS, DEFAULT_HOTKEY_DAYS
 
 _PROMPT = "register> "
@@ -80,10 +82,10 @@ class Shell:
         try:
             word = self._words.get(name)
             if word is None:
-                raise UsageError(f"unknown word {name!r}; the words are {', '.join(self._words)}")
+                raise UsageError(f"unknown word {name!r}")
             return word.action(rest.strip())
         except ComputeError as error:
-            return report(error, self._context.output)
+            return report(error, self._context.output, usage="Type help for the words.")
         except KeyboardInterrupt:
             self._context.output.note("interrupted")
             return Exit.INTERRUPTED
@@ -93,6 +95,7 @@ class Shell:
 
     def _allocate(self, rest: str) -> int:
         typed = rest or self._ask("requirement, empty for one GPU of any kind")
+        parse_requirement(typed or EXAMPLE_REQUIREMENT)
         days = self._days(DEFAULT_DAYS)
         return self._command(commands.allocate, {**_NO_REQUIREMENT, "requirement": typed or None, "days": days})
 

@@ -10,7 +10,7 @@ import bittensor
 import pytest
 
 from compute.chain import SubtensorChain
-from compute.errors import ChainUnreachable, ExtrinsicRefused, NotRegistered
+from compute.errors import ChainError, ChainUnreachable, ExtrinsicRefused, NotRegistered
 from compute.localnet.process import NodeProcess
 
 NETUID = 27
@@ -46,6 +46,13 @@ def wallets(node: NodeProcess, tmp_path_factory: pytest.TempPathFactory) -> dict
 async def chain(node: NodeProcess, wallets: dict[str, Any]) -> AsyncIterator[SubtensorChain]:
     chain = SubtensorChain(node.endpoint, NETUID, wallets["validator"])
     yield chain
+    await chain.close()
+
+
+async def test_a_subnet_that_does_not_exist_is_named(node: NodeProcess, wallets: dict[str, Any]) -> None:
+    chain = SubtensorChain(node.endpoint, 9, wallets["validator"])
+    with pytest.raises(ChainError, match="no subnet has netuid 9"):
+        await chain.metagraph()
     await chain.close()
 
 

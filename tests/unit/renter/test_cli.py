@@ -14,7 +14,22 @@ from typing import Any
 import pytest
 
 from compute.allocation.keys import SessionKey
-from compute.errors import CallError, ChainUnreachable, ComputeError, ConfigError, NotRegistered, SshTimeout, StoreError
+from compute.errors import (
+    CallError,
+    ChainError,
+    ChainUnreachable,
+    ComputeError,
+    ConfigError,
+    HostKeyMismatch,
+    LeaseError,
+    NotFound,
+    NotRegistered,
+    SshError,
+    SshTimeout,
+    StoreError,
+    UsageError,
+)
+from compute.reasons import Refusal
 from compute.renter.failures import Exit, advice, exit_code
 from compute.ssh import CommandResult
 
@@ -85,7 +100,7 @@ def test_list_show_and_deallocate(world: Any) -> None:
     assert shown["live"] is True
     assert "the miner confirms it" in world.run("show", name).stdout
     ran = world.run("deallocate", name, "--yes")
-    assert (ran.code, ran.stdout) == (Exit.OK, f"{name}\n")
+    assert (ran.code, ran.stdout) == (Exit.OK, f"{name}: given back\n")
     assert world.run("list", "--json").stdout == "[]\n"
     assert world.small.owner is None
 
@@ -178,7 +193,7 @@ def test_ssh_that_cannot_be_started_says_so(world: Any) -> None:
 
 def test_pause_resume_restart_extend_and_keys(world: Any, tmp_path: Path) -> None:
     name = allocated(world)
-    assert world.run("pause", name).stdout == f"{name}\n"
+    assert world.run("pause", name).stdout == f"{name}: paused\n"
     assert json.loads(world.run("list", "--json").stdout)[0]["state"] == "paused"
     assert world.run("resume", name).code == Exit.OK
     assert world.run("restart", name).code == Exit.USAGE
@@ -350,3 +365,11 @@ def test_help_is_quick_to_import_and_teaches() -> None:
     assert done.returncode == 0, done.stderr
     assert "'hard_disk':{'capacity':10737418240}" in done.stdout
     assert "--min-vram" in done.stdout
+
+
+@pytest.mark.parametrize("reason", [None, *Refusal])
+def test_advice_fits_a_line_so_that_it_can_be_copied(reason: Refusal | None) -> None:
+    kinds = [UsageError, NotRegistered, ChainUnreachable, ChainError, HostKeyMismatch, SshError, NotFound, StoreError]
+    errors = [kind("") for kind in kinds] + [CallError(503, ""), ConfigError("")]
+    for error in errors if reason is None else [LeaseError(reason, "")]:
+        assert len(advice(error)) <= 80

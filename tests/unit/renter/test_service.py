@@ -363,5 +363,5 @@ async def test_a_paused_machine_is_not_logged_in_to(world: Any) -> None:
     name = (await world.service.allocate(ONE_GPU)).name
     await world.service.pause(name)
     for work in (world.service.execute(name, ["true"]), world.service.ssh(name)):
-        with pytest.raises(UsageError, match="resume it first"):
+        with pytest.raises(UsageError, match="is paused"):
             await work
