@@ -17,6 +17,7 @@ from compute.allocation.docker_options import DockerSettings
 from compute.allocation.docker_runtime import DockerRuntime
 from compute.allocation.local import LocalRuntime
 from compute.allocation.runtime import Runtime
+from compute.errors import ConfigError, RuntimeFailure
 from compute.localnet.demo.cast import Actor, Kind
 from compute.localnet.newcomer import make_wallet, register
 from compute.localnet.process import NodeProcess
@@ -70,7 +71,10 @@ class Stage:
             ConfigError: there is no engine, or no image; the message says what to do.
         """
         with contextlib.closing(_docker_runtime("nobody")) as runtime:
-            runtime.check()
+            try:
+                runtime.check()
+            except RuntimeFailure as error:
+                raise ConfigError(str(error)) from error
 
     def start_chain(self) -> None:
         """Start the chain.
