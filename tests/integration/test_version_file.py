@@ -22,6 +22,8 @@ LINES = '__version__ = "3.0.0"\n__minimal_miner_version__ = "2.5.0"\n__minimal_v
 READ = MinimalVersions(250, 271)
 LINES_OF_MORE = LINES.replace("2.5.0", "2.9.0")
 
+PACKED = gzip.compress(LINES.encode() + b"#" * 10**7)
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Certificate = Callable[[str], tuple[ssl.SSLContext, Path]]
 
@@ -144,13 +146,14 @@ async def test_every_failure_is_one_error_and_changes_nothing(
 ) -> None:
     caplog.set_level(logging.INFO, "compute")
     site = Site()
+    seconds = 1.0 if answer in (drip, silent) else 20.0
     async with serving(site) as url:
-        versions = VersionFile(url, Database(":memory:"), ManualClock(), timeout_seconds=1.0)
+        versions = VersionFile(url, Database(":memory:"), ManualClock(), timeout_seconds=seconds)
         await versions.refresh()
         assert versions.of_miners() == (OWN.miner, READ.miner)
         site.answer = answer
         with pytest.raises(VersionFileError, match=problem):
-            await read_version_file(url, timeout_seconds=1.0)
+            await read_version_file(url, timeout_seconds=seconds)
         for _ in range(2):
             await versions.refresh()
         assert versions.of_miners() == (OWN.miner, READ.miner)
