@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from compute.localnet.state import Hyperparameters
 from compute.proof.models import Claim, MachineVerdict
 from compute.reasons import ProofReason
 from compute.store import Database
-from compute.validator.facts import FactStore, WeightsEntry, WeightsState
+from compute.validator.facts import FactStore, WeightsState
 from compute.weights import WeightRules, to_chain
 
 pytestmark = pytest.mark.e2e
@@ -63,7 +63,8 @@ class World:
         self.folder = folder
         wallet = make_wallet("validator", "default", str(folder / "wallets"))
         neurons = [neuron_of(uid, wallet_of(uid) if uid else wallet, 8091 if uid else 0) for uid in range(UIDS)]
-        settings = Hyperparameters(weights_rate_limit=8, tempo=20, commit_reveal_weights_enabled=commit_reveal)
+        # Epochs of 100 s: a commit waits for its reveal until the test has seen what it wants to see.
+        settings = Hyperparameters(weights_rate_limit=8, tempo=400, commit_reveal_weights_enabled=commit_reveal)
         fill_chain(folder / "chain.db", NETUID, neurons, {neurons[0].hotkey: 10_000 * RAO}, settings)
         self.node = NodeProcess(block_time_seconds=0.25, netuid=NETUID, state=folder / "chain.db")
         self.node.start()
@@ -78,31 +79,60 @@ class World:
         database = Database(self.folder / "validator.db")
         return database, FactStore(database)
 
-    def validate(self, step: str) -> int:
-        """Run the validator until it dies at ``step``, or until the chain holds weights; returns its exit code."""
-        done = subprocess.run(
-            [
-                *(sys.executable, str(ROOT / "tests" / "e2e" / "dying_validator.py"), step),
-                *("--netuid", str(NETUID), "--subtensor.chain_endpoint", self.node.endpoint, "--no-auto_update"),
-                *("--wallet.path", str(self.folder / "wallets"), "--wallet.name", "validator"),
-                *("--database", str(self.folder / "validator.db"), "--axon.external_ip", "127.0.0.1"),
-                *("--validator.perform.hardware.query", "false", "--validator.rounds", "1"),
-            ],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-        )
-        self.log = done.stderr
-        return done.returncode
+    def start(self, step: str) -> subprocess.Popen[bytes]:
+        """Begin a validator that dies at ``step``, or ends when the chain holds its weights."""
+        with open(self.folder / "validator.log", "ab") as log:
+            return subprocess.Popen(
+                [
+                    *(sys.executable, str(ROOT / "tests" / "e2e" / "dying_validator.py"), step),
+                    *("--netuid", str(NETUID), "--subtensor.chain_endpoint", self.node.endpoint, "--no-auto_update"),
+                    *("--wallet.path", str(self.folder / "wallets"), "--wallet.name", "validator"),
+                    *("--database", str(self.folder / "validator.db"), "--axon.external_ip", "127.0.0.1"),
+                    *("--validator.perform.hardware.query", "false", "--validator.rounds", "1"),
+                ],
+                cwd=self.folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
-    def entry(self) -> WeightsEntry | None:
+    def validate(self, step: str, meanwhile: Callable[[], None] = lambda: None) -> int:
+        """Run a validator to its end; returns its exit code."""
+        process = self.start(step)
+        try:
+            meanwhile()
+            return process.wait(_SECONDS)
+        finally:
+            process.kill()
+            process.wait()
+
+    @property
+    def log(self) -> str:
+        """What the validators have logged."""
+        return (self.folder / "validator.log").read_text()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what another process does."""
+        deadline = time.monotonic() + _SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.1)
+
+    def reveal(self) -> None:
+        """Open what is committed: hand the node the signature, and let the epoch come in which it is due."""
+        self.node.client.sign_round(ROUND, SIGNATURE)
+        while self.on_chain()[2]:
+            self.node.client.advance(50)
+
+    def state(self) -> WeightsState | None:
+        """What the journal says of its newest entry."""
         database, facts = self.open()
         try:
-            return facts.last_weights()
+            entry = facts.last_weights()
         finally:
             database.close()
+        return entry.state if entry is not None else None
 
     def wanted(self) -> dict[int, int]:
         """What the chain shall hold for the scores."""
@@ -129,8 +159,7 @@ def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_at_any_step_the_next_one_sets_things_right(world: World, step: str) -> None:
     assert world.validate(step) == -signal.SIGKILL, world.log
-    left = world.entry()
-    assert (left.state if left is not None else None) is LEFT.get(step)
+    assert world.state() is LEFT.get(step)
     held, submitted_at, _ = world.on_chain()
     assert held == (world.wanted() if step in HELD else {})
 
@@ -138,26 +167,43 @@ def test_killed_at_any_step_the_next_one_sets_things_right(world: World, step: s
     held, again_at, _ = world.on_chain()
     assert held == world.wanted()
     assert set(held) == set(MACHINES)
-    entry = world.entry()
-    assert entry is not None
-    assert entry.state is WeightsState.CONFIRMED
+    assert world.state() is WeightsState.CONFIRMED
     if step in HELD and step != "confirmed":
         assert again_at == submitted_at, "what the chain holds already is not submitted again"
 
 
 @pytest.mark.parametrize("world", [True], indirect=True, ids=["commit-reveal"])
-@pytest.mark.parametrize("step", ["before-intent", "intent", "submission", "submitted", "before-confirmed"])
-def test_the_same_where_weights_are_committed_and_revealed(world: World, step: str) -> None:
-    world.node.client.sign_round(ROUND, SIGNATURE)
+@pytest.mark.parametrize("step", ["before-intent", "intent", "submission", "submitted"])
+def test_killed_around_a_commit_the_next_one_waits_for_the_reveal(world: World, step: str) -> None:
     assert world.validate(step) == -signal.SIGKILL, world.log
-    _, committed_at, _ = world.on_chain()
-    assert world.validate("none") == 0, world.log
-    held, again_at, open_commits = world.on_chain()
+    _, committed_at, open_commits = world.on_chain()
+    assert open_commits == (1 if step in HELD else 0)
+
+    def wait_and_reveal() -> None:
+        world.until(lambda: "outcome=pending" in world.log)
+        _, again_at, open_commits = world.on_chain()
+        assert open_commits == 1
+        if step in HELD:
+            assert again_at == committed_at, "nothing is committed twice"
+        world.reveal()
+
+    assert world.validate("none", wait_and_reveal) == 0, world.log
+    held, _, _ = world.on_chain()
     assert held == world.wanted()
     assert set(held) == set(MACHINES)
-    if step in ("submission", "submitted", "before-confirmed"):
-        assert again_at == committed_at, "nothing is committed twice"
-    assert open_commits == 0
-    entry = world.entry()
-    assert entry is not None
-    assert entry.state is WeightsState.CONFIRMED
+    assert world.state() is WeightsState.CONFIRMED
+
+
+@pytest.mark.parametrize("world", [True], indirect=True, ids=["commit-reveal"])
+def test_killed_after_the_reveal_the_next_one_sees_it(world: World) -> None:
+    def reveal() -> None:
+        world.until(lambda: world.on_chain()[2] == 1)
+        world.reveal()
+
+    assert world.validate("before-confirmed", reveal) == -signal.SIGKILL, world.log
+    assert world.state() is WeightsState.SUBMITTED
+    held, committed_at, _ = world.on_chain()
+    assert world.validate("none") == 0, world.log
+    assert world.on_chain() == (held, committed_at, 0)
+    assert held == world.wanted()
+    assert world.state() is WeightsState.CONFIRMED
