@@ -36,8 +36,8 @@ _HEAD = (
     b"bt_header_axon_status_code: 200\r\nbt_header_axon_status_message: Success\r\n"
 )
 _GPUS = ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "NVIDIA GeForce RTX 3090")
-_DEAD_END, _HOSTILE_END = 1, 2
-"""Of ten uids the first is dead and the second hostile."""
+_DEAD, _HOSTILE = 1, 2
+"""The places among each ten uids of the one that is dead and of the one that is hostile."""
 
 Attack = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
@@ -51,9 +51,8 @@ class Kind(str, Enum):
 
 
 def kind_of(uid: int) -> Kind:
-    """Of each ten uids one is dead and one hostile; uid 0 is the validator's own."""
-    place = uid % 10
-    return Kind.DEAD if place == _DEAD_END else Kind.HOSTILE if place == _HOSTILE_END else Kind.HONEST
+    """Of each ten uids one is dead and one hostile. Uid 0 belongs to the validator."""
+    return {_DEAD: Kind.DEAD, _HOSTILE: Kind.HOSTILE}.get(uid % 10, Kind.HONEST)
 
 
 def address_of(uid: int) -> str:
@@ -187,7 +186,7 @@ def _open_grave(uid: int, held: list[socket.socket]) -> int:
     listener.bind((address_of(uid), 0))
     port = int(listener.getsockname()[1])
     held.append(listener)
-    if uid % 20 == _DEAD_END:
+    if uid % 20 == _DEAD:
         return port  # bound, so that nobody else gets it, and not listening
     # A full queue of connections that nobody accepts: the kernel drops whatever comes then, as a dead address does.
     listener.listen(0)
