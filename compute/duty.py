@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -15,6 +16,8 @@ from compute.telemetry.metrics import DUTY_FAILURES, DUTY_SECONDS
 logger = logging.getLogger(__name__)
 
 _MAX_BACKOFF_SECONDS = 300.0
+unexpected: Counter[str] = Counter()
+"""By duty: how often it has failed in this process with an error that is none of this project's, a bug by all odds."""
 
 
 async def repeat(name: str, work: Callable[[], Awaitable[object]], *, clock: Clock, pause_seconds: float) -> None:
@@ -35,6 +38,7 @@ async def repeat(name: str, work: Callable[[], Awaitable[object]], *, clock: Clo
             logger.warning("%s: %s; next try in %.1f s", name, error, backoff)
         except Exception:
             DUTY_FAILURES.labels(name).inc()
+            unexpected[name] += 1
             backoff = min(2 * backoff, _MAX_BACKOFF_SECONDS)
             logger.exception("%s failed unexpectedly; next try in %.1f s", name, backoff)
         else:

@@ -21,13 +21,14 @@
     ├── RuntimeFailure         the container runtime failed to start, stop or change a machine
     │   └── RuntimeGone            nothing can be asked of it now; what it runs may be well
     ├── ProgramFailed          another program that this one ran ended badly: its last words
+    ├── UpdateError            this neuron cannot update itself now: reason (compute.reasons.UpdateReason)
     └── ProofError             a proof of GPU ended early: reason (compute.reasons.ProofReason)
         └── FrameError             a frame was malformed, too large or late
 """
 
 from __future__ import annotations
 
-from compute.reasons import ProofReason, Refusal
+from compute.reasons import ProofReason, Refusal, UpdateReason
 
 
 class ComputeError(Exception):
@@ -121,6 +122,14 @@ class RuntimeGone(RuntimeFailure):
 
 class ProgramFailed(ComputeError):
     """A program that this one ran ended badly. The message quotes its last words."""
+
+
+class UpdateError(ComputeError):
+    """This neuron cannot update itself now."""
+
+    def __init__(self, reason: UpdateReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ProofError(ComputeError):

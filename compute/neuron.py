@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from compute.errors import ChainError, ComputeError, ConfigError
 from compute.options import WalletOptions
@@ -22,7 +21,13 @@ EXIT_OK = 0
 EXIT_CRASH = 1
 EXIT_CONFIG = 2
 EXIT_CHAIN = 3
+EXIT_RESTART = -1
+"""Never leaves the process: it starts anew instead."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StartAnew(Exception):
+    """The neuron has come to its end so that the process can start again, with another commit."""
 
 
 def load_environment() -> None:
@@ -60,29 +65,19 @@ def load_wallet(options: WalletOptions) -> Any:
     return wallet
 
 
-def leave(code: int) -> NoReturn:
-    """End the process now: a thread that hangs in the SDK or in a library must not outlast pm2's kill timeout.
-
-    Everything that has to be closed has been closed by then.
-    """
-    logging.shutdown()
-    # Whoever reads us through a pipe may have read enough.
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 def run_neuron(main: Callable[[], Awaitable[None]]) -> int:
     """Run ``main`` until it ends or SIGINT or SIGTERM cancels it; returns the process's exit code.
 
-    0 after a clean end, 2 for a configuration that a restart does not mend, 3 for the chain, 1 for anything else.
+    0 after a clean end, 2 for a configuration that a restart does not mend, 3 for the chain, 1 for anything else;
+    EXIT_RESTART where ``main`` asks for it and no signal came.
     """
     # Everything imported lives as long as the process: a collection need not look at it again, 60 ms each time.
     gc.collect()
     gc.freeze()
     try:
         asyncio.run(_until_signalled(main))
+    except StartAnew:
+        return EXIT_RESTART
     except ConfigError as error:
         logger.error("%s", error)
         return EXIT_CONFIG
@@ -120,6 +115,9 @@ async def _until_signalled(main: Callable[[], Awaitable[None]]) -> None:
     try:
         with contextlib.suppress(asyncio.CancelledError):
             await task
+    except StartAnew:
+        if not signalled:
+            raise
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)

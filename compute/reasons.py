@@ -91,3 +91,25 @@ class AccessReason(Reason):
     RATE_LIMITED = "rate_limited"
     METAGRAPH_UNKNOWN = "metagraph_unknown"
     ALLOWED = "allowed"
+
+
+class UpdateReason(Reason):
+    """Why a neuron does not update itself now."""
+
+    UP_TO_DATE = "up_to_date"
+    NOT_A_CLONE = "not_a_clone"
+    NO_GIT = "no_git"
+    GIT_FAILED = "git_failed"
+    REMOTE_UNREACHABLE = "remote_unreachable"
+    NO_UPSTREAM = "no_upstream"
+    DETACHED = "detached"
+    SEVERAL_TAGS = "several_tags"
+    AHEAD = "ahead"
+    DIVERGED = "diverged"
+    MOVED_BY_HAND = "moved_by_hand"
+    LOCAL_CHANGES = "local_changes"
+    UNTRACKED_FILES = "untracked_files"
+    CHECK_FAILED = "check_failed"
+    CHECK_TIMEOUT = "check_timeout"
+    INSTALL_FAILED = "install_failed"
+    FAILED_BEFORE = "failed_before"

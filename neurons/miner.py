@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from compute.neuron import leave, load_environment
-from compute.options import parse_miner
+# The code of this clone, whatever else is installed: an update moves the two together.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from compute.update import guard
 
 
 def main(argv: Sequence[str]) -> int:
     """Run with ``argv`` (without the program's name); returns the exit code."""
+    # Not before the guard has begun: it watches over these imports too.
+    from compute.neuron import load_environment
+    from compute.options import parse_miner
+
     load_environment()
     options = parse_miner(argv, os.environ)
     if options.status:
@@ -26,6 +32,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    # Until run_neuron listens, SIGINT (Ctrl-C, pm2) ends the process without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    leave(main(sys.argv[1:]))
+    guard.run("miner", main)

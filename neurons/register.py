@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from compute.neuron import leave, load_environment
+from compute.neuron import load_environment
 from compute.renter import cli
+from compute.update.guard import leave
 
 
 def main(argv: Sequence[str]) -> int:

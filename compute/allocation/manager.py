@@ -40,6 +40,8 @@ RETRY_SECONDS = 10.0
 WATCH_SECONDS = 5.0
 _LOOK_SECONDS = 60.0
 _CLOSE_SECONDS = 30.0
+_REST_SECONDS = 0.5
+_REST_LIMIT_SECONDS = 3600.0
 _THREADS = 4
 
 
@@ -128,6 +130,21 @@ class LeaseManager:
         if self._work:
             await asyncio.wait(list(self._work.values()), timeout=_CLOSE_SECONDS)
         self._executor.shutdown(wait=False)
+
+    async def at_rest(self) -> None:
+        """Return when nobody proves the machine, and nothing starts, stops or changes it. A customer may have it.
+
+        Where one proof follows the other without a gap, it gives up on one after an hour.
+        """
+        end = self._clock.monotonic() + _REST_LIMIT_SECONDS
+        while True:
+            lease = await self._live()
+            if self._work:
+                await asyncio.wait(list(self._work.values()))
+            elif lease is None or lease.kind is LeaseKind.CUSTOMER or self._clock.monotonic() >= end:
+                return
+            else:
+                await self._clock.sleep(_REST_SECONDS)
 
     async def current(self) -> Lease | None:
         """The lease that has the machine now, for whoever tells the world about it."""

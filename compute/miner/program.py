@@ -35,6 +35,7 @@ from compute.telemetry import logs, metrics, wandb_run
 from compute.telemetry.collectors import MinerCollector
 from compute.telemetry.content import miner_content
 from compute.transport.server import AxonServer
+from compute.update.self_update import SelfUpdate
 from compute.versions import REFRESH_SECONDS, VersionFile
 
 logger = logging.getLogger(__name__)
@@ -46,27 +47,28 @@ _LOCAL_POLL_SECONDS = 0.5
 def run(options: MinerOptions) -> int:
     """Run until stopped; returns the exit code."""
 
+    update = SelfUpdate("miner", options, SystemClock())
+
     async def main() -> None:
         logs.configure(options.logging, program="miner")
         # The engine may be slow to answer, and a signal must not wait for it.
-        await serve(options, hardware_of(options), await asyncio.to_thread(runtime_of, options))
+        await serve(options, hardware_of(options), await asyncio.to_thread(runtime_of, options), update)
 
-    return run_neuron(main)
+    return update.finish(run_neuron(main))
 
 
-async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime) -> None:
+async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime, update: SelfUpdate | None = None) -> None:
     """Serve ``hardware`` through ``runtime`` until cancelled.
 
     Raises:
         ComputeError: the neuron cannot start; the message says what to do.
+        StartAnew: ``update`` has found a new commit to run.
     """
     config = load_config(options.config_file)
     wallet = load_wallet(options.wallet)
     own_hotkey = str(wallet.hotkey.ss58_address)
     details = {"version": __version__, "hotkey": own_hotkey, "netuid": options.netuid}
     logger.info("miner starts", extra=details)
-    if options.auto_update:
-        logger.info("this release does not update itself; update by hand, as the README says")
     clock = SystemClock()
     database = Database(options.database)
     chain = SubtensorChain(options.subtensor.endpoint, options.netuid, wallet)
@@ -117,7 +119,10 @@ async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime) -> 
             duties.append(wandb_run.publishing(run, content, clock))
         collector = MinerCollector(leases, own_hotkey, options.netuid)
         async with metrics.served(options.metrics, [collector], clock), beside(*duties):
-            await service.run()
+            if update is None:
+                await service.run()
+            else:
+                await update.beside(service.run(), up=service.up, safe=manager.at_rest)
     finally:
         await manager.close()
         await chain.close()

@@ -63,6 +63,8 @@ class MinerService:
         self._machine: MachineSpecs | None = None
         self._synced_block: int | None = None
         self._registered = True
+        self.up = asyncio.Event()
+        """Set once the axon answers, the chain knows it, and the duties run."""
 
     async def run(self) -> None:
         """Serve until cancelled, then stop answering; leases stay.
@@ -90,6 +92,7 @@ class MinerService:
         ]
         try:
             await self._announce()
+            self.up.set()
             await asyncio.gather(*duties)
         finally:
             for duty in duties:

@@ -226,7 +226,7 @@ AUTO_UPDATE = Option(
     "auto_update",
     kinds.boolean,
     True,
-    "Keep the repository up to date. Not in this release: the neuron says so at its start and runs as it is.",
+    "Follow the branch or the tag that is checked out: fast-forward to it, check, restart; docs/update.md says how.",
 )
 VERSION_FILE: Option[str | None] = Option(
     "version.file",

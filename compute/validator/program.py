@@ -31,6 +31,7 @@ from compute.telemetry import logs, metrics, wandb_run
 from compute.telemetry.collectors import ValidatorCollector
 from compute.telemetry.content import validator_content
 from compute.transport.caller import DendriteCaller
+from compute.update.self_update import SelfUpdate
 from compute.validator.facts import FactStore
 from compute.validator.service import Leases, ValidatorService, ValidatorSettings
 from compute.validator.standing import QueryPolicy
@@ -52,6 +53,7 @@ def run(
     facts_type: type[FactStore] = FactStore,
 ) -> int:
     """Run until stopped; returns the exit code. The types are for programs that try what a validator survives."""
+    update = SelfUpdate("validator", options, SystemClock())
 
     async def main() -> None:
         logs.configure(options.logging, program="validator")
@@ -79,8 +81,6 @@ def run(
         caller = DendriteCaller(wallet.hotkey, external_ip=options.axon.external_ip)
         details = {"version": __version__, "hotkey": own_hotkey, "netuid": options.netuid}
         logger.info("validator starts", extra=details)
-        if options.auto_update:
-            logger.info("this release does not update itself; update by hand, as the README says")
         service = ValidatorService(
             own_hotkey=own_hotkey,
             chain=chain,
@@ -111,13 +111,13 @@ def run(
             collector = ValidatorCollector(facts, own_hotkey, options.netuid)
             async with metrics.served(options.metrics, [collector], clock), beside(*duties):
                 await _announce_version(chain, options)
-                await service.run()
+                await update.beside(service.run(), up=service.up, safe=service.between_proofs.acquire)
         finally:
             await caller.close()
             await chain.close()
             database.close()
 
-    return run_neuron(main)
+    return update.finish(run_neuron(main))
 
 
 def settings_of(options: ValidatorOptions, versions: VersionFile) -> ValidatorSettings:

@@ -99,6 +99,10 @@ class ValidatorService:
         self._leased: set[str] = set()
         self._rounds_left = settings.rounds
         self._rounds_over = asyncio.Event()
+        self.up = asyncio.Event()
+        """Set once the subnet has been read, and the duties begin."""
+        self.between_proofs = asyncio.Lock()
+        """Held while a batch of proofs is under way. Whoever else holds it keeps the next one from beginning."""
 
     async def run(self) -> None:
         """Do all duties until cancelled, or until the rounds are over.
@@ -119,6 +123,7 @@ class ValidatorService:
             duties.append(repeat("proof", self.prove_due, clock=self._clock, pause_seconds=poll))
         tasks = [asyncio.create_task(duty) for duty in duties]
         over = asyncio.create_task(self._rounds_over.wait())
+        self.up.set()
         try:
             await asyncio.wait([*tasks, over], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -223,7 +228,8 @@ class ValidatorService:
                 due.append((neuron, claim))
         size = self._config.rounds.max_workers
         for start in range(0, len(due), size):
-            await self._prove(due[start : start + size], block)
+            async with self.between_proofs:
+                await self._prove(due[start : start + size], block)
 
     def _due_for_proof(self, block: int) -> list[tuple[Neuron, Claim | None, ProofReason]]:
         """The free machines that are due, with their claim (None without usable specs) and the specs' reason."""

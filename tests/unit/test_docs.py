@@ -18,7 +18,7 @@ from compute.options import Group, Option, parse_miner, parse_validator
 from compute.options.miner import GROUPS as MINER
 from compute.options.validator import GROUPS as VALIDATOR
 from compute.proof.models import ProofSettings
-from compute.reasons import AccessReason, ProofReason, Reason, Refusal
+from compute.reasons import AccessReason, ProofReason, Reason, Refusal, UpdateReason
 from compute.renter.options import EXAMPLE_REQUIREMENT, build_parser, parse_renter
 from compute.scoring import score
 
@@ -35,6 +35,7 @@ OTHERS = {
     *("--now", "--rm", "--gpus", "--dearmor", "--runtime", "--port", "--block-time", "--stake"),
     *("--keep", "--miners", "--set"),
     *("--only", "--stop-exit-codes", "--exp-backoff-restart-delay", "--kill-timeout"),
+    *("--oneline", "--rebase", "--set-upstream-to"),
 }
 
 
@@ -172,7 +173,12 @@ def test_every_key_of_config_yaml_is_explained_and_none_else() -> None:
 
 @pytest.mark.parametrize(
     ("title", "kind"),
-    [("Of a machine's proof", ProofReason), ("Of a refused lease", Refusal), ("Of a caller", AccessReason)],
+    [
+        ("Of a machine's proof", ProofReason),
+        ("Of a refused lease", Refusal),
+        ("Of a caller", AccessReason),
+        ("Of an update", UpdateReason),
+    ],
 )
 def test_every_reason_code_is_explained(title: str, kind: type[Reason]) -> None:
     page = TEXTS[ROOT / "docs" / "reasons.md"]

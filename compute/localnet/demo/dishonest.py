@@ -17,10 +17,11 @@ from compute.hardware import Hardware
 from compute.localnet.demo.cast import LIE, LIE_MIB, Kind
 from compute.miner import program
 from compute.miner.machine import hardware_of
-from compute.neuron import leave, run_neuron
+from compute.neuron import run_neuron
 from compute.options import MinerOptions, parse_miner
 from compute.specs import Gpu, MachineSpecs
 from compute.telemetry import logs
+from compute.update.guard import leave
 
 _SECONDS_TO_LIVE = 2.0
 

@@ -1,0 +1,195 @@
+"""A neuron's own part in its updates: it looks, lets a commit be checked, waits for a safe moment, and starts anew."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import random
+import sqlite3
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compute import duty
+from compute.clock import Clock
+from compute.errors import UpdateError
+from compute.neuron import EXIT_RESTART, StartAnew
+from compute.options.shared import NeuronOptions
+from compute.reasons import UpdateReason
+from compute.update import guard, switching
+from compute.update import trial as trials
+from compute.update.check import Release, check, end_all
+from compute.update.clone import Clone
+from compute.update.decision import Stay, decide
+
+logger = logging.getLogger(__name__)
+
+_QUIET = (UpdateReason.UP_TO_DATE, UpdateReason.AHEAD)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds: between two looks at the remote; until a new commit must be up; and of calm before it counts as that."""
+
+    look: float = 1800.0
+    up: float = 600.0
+    calm: float = 120.0
+
+
+LOCAL = Pace(look=2.0, up=60.0, calm=5.0)
+"""On a localnet, where a block takes a quarter of a second."""
+
+
+class SelfUpdate:
+    """Keeps one neuron up to date. ``beside`` its service, and ``finish`` after it."""
+
+    def __init__(self, role: str, options: NeuronOptions, clock: Clock, *, pace: Pace | None = None) -> None:
+        """``role`` names the program in ``neurons/``."""
+        self._role = role
+        self._options = options
+        self._clock = clock
+        self._pace = pace or (LOCAL if options.subtensor.is_local else Pace())
+        # A thread of its own, which nobody waits for at the end: git and pip may be slow.
+        self._executor = ThreadPoolExecutor(1, "update")
+        self._clone: Clone | None = None
+        self._release: Release | None = None
+        self._said = ""
+
+    async def beside(
+        self, service: Coroutine[Any, Any, None], *, up: asyncio.Event, safe: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Run ``service``, and end it where a new commit is to be run.
+
+        Args:
+            up: set once the service is in touch with the chain and its duties have begun.
+            safe: returns at a moment when a restart disturbs nothing; holds it until cancelled.
+
+        Raises:
+            StartAnew: the service has ended for that; anything that ``service`` itself raises.
+        """
+        serving = asyncio.create_task(service)
+        updating = asyncio.create_task(self._keep_up(up, safe))
+        try:
+            await asyncio.wait({serving, updating}, return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                return serving.result()
+            updating.result()
+        finally:
+            for task in (serving, updating):
+                task.cancel()
+            end_all()
+            await asyncio.gather(serving, updating, return_exceptions=True)
+        raise StartAnew
+
+    def finish(self, code: int) -> int:
+        """What the process ends with: ``code``, unless the service has ended for an update. Then it does not return."""
+        if code != EXIT_RESTART or self._clone is None or self._release is None:
+            return code
+        logger.info("switching to a new commit", extra={"commit": self._release.offer.commit[:12]})
+        try:
+            switching.switch(self._clone, self._release, self._options.database, self._pace.up)
+        except (UpdateError, OSError, sqlite3.Error) as error:
+            logger.error("the switch failed, and the neuron goes on with what it was: %s", error)
+        return guard.restart()
+
+    async def _keep_up(self, up: asyncio.Event, safe: Callable[[], Awaitable[object]]) -> None:
+        """Returns when a release has been found and the moment is safe."""
+        await up.wait()
+        await self._confirm()
+        if not self._options.auto_update:
+            logger.info("auto-update is off")
+        elif await self._in_thread(self._open):
+            found = asyncio.Event()
+            looking = asyncio.create_task(self._look_again_and_again(found))
+            try:
+                await found.wait()
+            finally:
+                looking.cancel()
+                await asyncio.gather(looking, return_exceptions=True)
+            assert self._release is not None
+            logger.info("a new commit passed its check", extra={"commit": self._release.offer.commit[:12]})
+            await safe()
+            return
+        await asyncio.Event().wait()
+
+    async def _confirm(self) -> None:
+        """A commit on trial stays once no duty has met a bug for a while; the guard goes back if that never comes."""
+        calm = False
+        while trials.load() is not None and not calm:
+            before = duty.unexpected.total()
+            await self._clock.sleep(self._pace.calm)
+            calm = duty.unexpected.total() == before
+        if calm:
+            guard.confirm()
+            logger.info("the new commit is up and stays")
+
+    async def _look_again_and_again(self, found: asyncio.Event) -> None:
+        # Not all neurons of the network at once.
+        await self._clock.sleep(random.uniform(0, self._pace.look / 6))  # noqa: S311
+
+        async def look() -> None:
+            if self._release is None and await self._in_thread(self._look):
+                found.set()
+
+        await duty.repeat("update", look, clock=self._clock, pause_seconds=self._pace.look)
+
+    async def _in_thread(self, work: Callable[[], bool]) -> bool:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    # --- in the thread --------------------------------------------------------------------------------------------
+
+    def _open(self) -> bool:
+        try:
+            self._clone = Clone(trials.ROOT)
+        except UpdateError as error:
+            self._say(error.reason, str(error))
+        return self._clone is not None
+
+    def _look(self) -> bool:
+        """Whether there is a release to switch to."""
+        assert self._clone is not None, "opened before the first look"
+        with self._alone(self._clone.state) as alone:
+            if not alone:
+                return False
+            try:
+                decision = decide(self._clone.look())
+            except UpdateError as error:
+                self._say(error.reason, str(error))
+                return False
+            if isinstance(decision, Stay):
+                self._say(decision.reason, decision.message)
+                return False
+            commit = decision.offer.commit
+            logger.info("there is a new commit: checking it", extra={"commit": commit[:12], "ref": decision.offer.ref})
+            try:
+                self._release = check(self._clone, decision.offer, self._role, sys.argv[1:])
+            except UpdateError as error:
+                with trials.tree_lock():
+                    trials.remember(commit, str(error), for_good=error.reason is UpdateReason.CHECK_FAILED)
+                self._say(error.reason, f"the commit {commit[:12]} is not taken: {error}")
+                return False
+            return True
+
+    @contextlib.contextmanager
+    def _alone(self, folder: Path) -> Any:
+        """Whether no other neuron of this clone looks now; the folder of the check is there once."""
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with open(folder / "check.lock", "w", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    def _say(self, reason: UpdateReason, message: str) -> None:
+        """Log it, unless it was the last thing that was said."""
+        if message != self._said:
+            self._said = message
+            level = logging.INFO if reason in _QUIET else logging.WARNING
+            logger.log(level, "update: %s", message, extra={"reason": reason})
