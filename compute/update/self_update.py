@@ -41,7 +41,7 @@ class Pace:
     calm: float = 120.0
 
 
-LOCAL = Pace(look=2.0, up=60.0, calm=5.0)
+LOCAL = Pace(up=60.0, calm=5.0)
 """On a localnet, where a block takes a quarter of a second."""
 
 
@@ -129,8 +129,8 @@ class SelfUpdate:
             logger.info("the new commit is up and stays")
 
     async def _look_again_and_again(self, found: asyncio.Event) -> None:
-        # Not all neurons of the network at once.
-        await self._clock.sleep(random.uniform(0, self._pace.look / 6))  # noqa: S311
+        # Not all neurons of the network at once, and not those that only run for a moment.
+        await self._clock.sleep(random.uniform(self._pace.look / 6, self._pace.look / 3))  # noqa: S311
 
         async def look() -> None:
             if self._release is None and await self._in_thread(self._look):

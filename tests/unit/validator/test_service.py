@@ -157,6 +157,22 @@ async def test_a_machine_that_cannot_be_leased_has_a_verdict_too(bench: Bench) -
     }
 
 
+async def test_between_proofs_is_a_moment_that_can_be_held(bench: Bench) -> None:
+    service = bench.service()
+    await service.sync()
+    await service.query_due_specs()
+    await service.between_proofs.acquire()
+    proving = asyncio.create_task(service.prove_due())
+    for _ in range(200):
+        await asyncio.sleep(0)
+    assert not proving.done()
+    assert not any(history.latest for history in bench.facts.histories().values())
+    service.between_proofs.release()
+    await asyncio.wait_for(proving, 10)
+    assert all(history.latest for history in bench.facts.histories().values())
+    assert not service.between_proofs.locked()
+
+
 async def test_our_own_leases_are_not_disturbed_and_count_double(bench: Bench) -> None:
     bench.rentals = [Rental("a", "127.0.1.2", 4444, HOST_KEY.fingerprint, is_paused=False)]
     service = bench.service()
