@@ -108,6 +108,11 @@ class SelfUpdate:
             looking = asyncio.create_task(self._look_again_and_again(found))
             try:
                 await found.wait()
+                while trials.others():
+                    # One neuron of a clone after the other: what the first cannot run, the others need not try.
+                    self._release = None
+                    found.clear()
+                    await found.wait()
             finally:
                 looking.cancel()
                 await asyncio.gather(looking, return_exceptions=True)
@@ -154,7 +159,7 @@ class SelfUpdate:
         """Whether there is a release to switch to."""
         assert self._clone is not None, "opened before the first look"
         with self._alone(self._clone.state) as alone:
-            if not alone:
+            if not alone or trials.others():
                 return False
             try:
                 decision = decide(self._clone.look())

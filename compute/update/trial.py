@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = os.getcwd()
 """Where the process was started."""
 _FAILURES_KEPT = 50
+_LEFT_BEHIND_SECONDS = 3600.0
+_NAME_LENGTH = 16
 
 
 @dataclasses.dataclass
@@ -66,7 +68,7 @@ def state_folder() -> Path | None:
 def _name() -> str:
     """One neuron of perhaps several of this clone: the same command line, in the same directory."""
     command = json.dumps([FOLDER, sys.orig_argv[1:]])
-    return hashlib.sha256(command.encode(errors="surrogateescape")).hexdigest()[:16]
+    return hashlib.sha256(command.encode(errors="surrogateescape")).hexdigest()[:_NAME_LENGTH]
 
 
 def _own(kind: str) -> Path:
@@ -105,6 +107,16 @@ def forget() -> None:
         database_copy().unlink(missing_ok=True)
 
 
+def others() -> bool:
+    """Whether another neuron of this clone has a commit on trial; one that was left behind counts for an hour."""
+    folder = state_folder()
+    files = folder.glob("trial-" + _NAME_LENGTH * "?") if folder else ()
+    now = time.time()
+    with contextlib.suppress(FileNotFoundError):
+        return any(file != _own("trial") and now - file.stat().st_mtime < _LEFT_BEHIND_SECONDS for file in files)
+    return False
+
+
 def failures() -> dict[str, dict[str, Any]]:
     """By commit: ``reason``, ``times``, ``at`` (Unix seconds), and ``for_good`` where it is not to be tried again."""
     folder = state_folder()
@@ -120,8 +132,10 @@ def remember(commit: str, reason: str, *, for_good: bool) -> None:
     folder = state_folder()
     assert folder is not None, "only a clone is updated"
     known = failures()
-    times = known.pop(commit, {}).get("times", 0) + 1
-    known[commit] = {"reason": reason, "times": times, "for_good": for_good, "at": time.time()}
+    before = known.pop(commit, {})
+    if before.get("for_good") and not for_good:
+        reason, for_good = before["reason"], True
+    known[commit] = {"reason": reason, "times": before.get("times", 0) + 1, "for_good": for_good, "at": time.time()}
     _write(folder / "failures", dict(list(known.items())[-_FAILURES_KEPT:]))
 
 

@@ -147,6 +147,10 @@ class Lab:
     def words(self) -> list[object]:
         return [event["word"] for event in self.events()]
 
+    def last_words(self) -> dict[object, object]:
+        """What each process runs now."""
+        return {event["pid"]: event["word"] for event in self.events()}
+
     def log(self) -> str:
         return (self.home / "log").read_text(encoding="utf-8")
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sqlite3
 from pathlib import Path
+
+import pytest
 
 from .conftest import Lab, git
 
@@ -168,3 +171,41 @@ def make_tables(database: Path) -> None:
         connection.execute("CREATE TABLE schema_version (component TEXT PRIMARY KEY, version INTEGER NOT NULL)")
         connection.execute("CREATE TABLE lease (name)")
         connection.execute("INSERT INTO lease VALUES ('a customer''s')")
+
+
+def test_neurons_of_one_clone_take_a_release_one_after_the_other(lab: Lab) -> None:
+    processes = {lab.start("--ssh.port", port).pid for port in ("4444", "4445")}
+    lab.until(lambda: lab.log().count("up_to_date") == 2, "both look")
+    lab.publish("two", calm=1.0)
+    lab.until(lambda: lab.words().count("two") == 2 and not lab.trial(), "both run it")
+    broken = lab.publish("crashes", at_start="raise OSError")
+    lab.until(lambda: lab.log().count("failed_before") == 2, "both leave it alone")
+    # The second may have been on its way already, and then goes back as well.
+    assert lab.words().count("crashes") <= 6
+    assert lab.last_words() == dict.fromkeys(processes, "two")
+    assert lab.failures()[broken]["for_good"] is True
+
+
+@pytest.mark.parametrize("missing", ["the clone", "git"])
+def test_where_there_is_nothing_to_update_it_says_so_once_and_runs(lab: Lab, missing: str) -> None:
+    if missing == "git":
+        (lab.home / "bin").mkdir()
+        lab.environment["PATH"] = str(lab.home / "bin")
+    else:
+        (lab.clone / ".git").rename(lab.clone / "elsewhere")
+    process = lab.start()
+    reason = "no_git" if missing == "git" else "not_a_clone"
+    lab.until(lambda: f"reason={reason}" in lab.log(), "it says so")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 0
+    assert lab.log().count("WARNING") == 1
+
+
+def test_switched_off_it_asks_nobody(lab: Lab) -> None:
+    shutil.rmtree(lab.remote)
+    process = lab.start("--no-auto_update")
+    lab.until(lambda: "auto-update is off" in lab.log(), "it says so")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 0
+    assert "WARNING" not in lab.log()
+    assert not lab.state("*")

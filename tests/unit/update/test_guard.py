@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,22 @@ def test_failures_are_counted_and_the_oldest_forgotten(clone: Path) -> None:
     assert len(known) == 50
     assert (known["20"]["times"], known["20"]["reason"], known["20"]["for_good"]) == (2, "again", True)
     assert "5" not in known
+
+
+def test_what_failed_for_good_stays_so(clone: Path) -> None:
+    trials.remember("a", "it crashed", for_good=True)
+    trials.remember("a", "it was interrupted", for_good=False)
+    assert (trials.failures()["a"]["for_good"], trials.failures()["a"]["reason"]) == (True, "it crashed")
+
+
+def test_the_trials_of_other_neurons_are_seen_for_an_hour(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials.save(Trial("a", "b", "refs/heads/main", "a"))
+    assert not trials.others(), "its own does not count"
+    monkeypatch.setattr(sys, "orig_argv", ["python", "neurons/validator.py"])
+    assert trials.others()
+    (file,) = (clone / ".git" / "compute-update").glob("trial-*")
+    os.utime(file, (0, 0))
+    assert not trials.others()
 
 
 def test_without_a_clone_there_is_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,190 @@
+"""A miner and a validator that run from one clone, a rental, and what the clone's remote has for them: a good release,
+then one that passes its check and does not start."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from compute.allocation.keys import SecretBox
+from compute.allocation.leases import LeaseStore
+from compute.allocation.states import LeaseState
+from compute.localnet.demo.cast import Actor, Kind
+from compute.localnet.demo.stage import VALIDATOR, Stage
+from compute.localnet.settings import config_text
+from compute.proof.calibrate import calibrate_cpu
+from compute.store import Database
+from compute.validator.facts import FactStore, WeightsState
+from compute.validator.status import miner_rows
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[2]
+_SECONDS = 200.0
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=someone", "-c", "user.email=someone@example.com", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+class Updating(Stage):
+    """The neurons run from a clone, under its remote's care."""
+
+    def __init__(self, folder: Path, actors: list[Actor]) -> None:
+        super().__init__(folder, actors, block_seconds=0.25)
+        self.author, self.clone = folder / "author", folder / "clone"
+        for name in ("compute", "neurons"):
+            shutil.copytree(ROOT / name, self.author / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("config.yaml", "requirements.txt", ".gitignore"):
+            shutil.copy(ROOT / name, self.author / name)
+        # Half an hour is long for a test; this is the one line that differs from what operators run.
+        self.edit("compute/update/self_update.py", "look: float = 1800.0", "look: float = 3.0")
+        git(self.author, "init", "--quiet", "--initial-branch=main")
+        self.publish()
+        git(folder, "clone", "--quiet", self.author.as_uri(), str(self.clone))
+
+    def edit(self, name: str, before: str, after: str) -> None:
+        path = self.author / name
+        text = path.read_text(encoding="utf-8")
+        assert text.count(before) == 1
+        path.write_text(text.replace(before, after), encoding="utf-8")
+
+    def publish(self) -> str:
+        git(self.author, "add", "--all")
+        git(self.author, "commit", "--quiet", "--message", "release")
+        return git(self.author, "rev-parse", "HEAD")
+
+    def log(self, name: str) -> str:
+        return self.log_path(name).read_text(encoding="utf-8")
+
+    def starts(self, name: str, version: str) -> int:
+        role = "validator" if name == VALIDATOR else "miner"
+        return self.log(name).count(f"{role} starts version={version}")
+
+    def _shared_options(self, name: str) -> list[str]:
+        return [option for option in super()._shared_options(name) if option != "--no-auto_update"]
+
+    def _start(self, name: str, command: list[str]) -> None:
+        super()._start(name, [word.replace(f"{ROOT}/neurons", f"{self.clone}/neurons") for word in command])
+
+
+class Subnet:
+    """A validator and two miners of one device each, one of them rented."""
+
+    def __init__(self, stage: Updating) -> None:
+        self.stage = stage
+
+    def scores(self) -> dict[str, tuple[float, bool]]:
+        database = Database(self.stage.database_path(VALIDATOR))
+        try:
+            names = {self.stage.hotkey(actor.name): actor.name for actor in self.stage.actors}
+            return {names[row.hotkey]: (round(row.weight, 2), row.allocated) for row in miner_rows(FactStore(database))}
+        finally:
+            database.close()
+
+    def confirmed_block(self) -> int:
+        database = Database(self.stage.database_path(VALIDATOR))
+        try:
+            entry = FactStore(database).last_weights((WeightsState.CONFIRMED,))
+        finally:
+            database.close()
+        return entry.block if entry is not None else -1
+
+    def lease(self, name: str) -> tuple[str, float] | None:
+        database = Database(self.stage.database_path(name))
+        try:
+            # The key does not matter to who reads no secrets.
+            holder = LeaseStore(database, SecretBox(bytes(32))).holder()
+        finally:
+            database.close()
+        return (holder.lease_id, holder.ends_at) if holder and holder.state is LeaseState.ACTIVE else None
+
+    def register_py(self, *words: str) -> str:
+        wallets = str(self.stage.folder / "wallets")
+        chain = ["--subtensor.chain_endpoint", self.stage.node.endpoint, "--wallet.path", wallets]
+        own = ["--wallet.name", VALIDATOR, "--database", str(self.stage.database_path(VALIDATOR))]
+        command, separator, rest = (list(words), [], []) if "--" not in words else split(words)
+        argv = [sys.executable, str(ROOT / "neurons" / "register.py"), *command, *chain, *own, *separator, *rest]
+        done = subprocess.run(argv, cwd=self.stage.folder, capture_output=True, text=True, timeout=90)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + _SECONDS
+        while not condition():
+            tails = {name: self.stage.log_tail(name) for name in self.stage.processes}
+            assert self.stage.fallen() is None, tails
+            assert time.monotonic() < deadline, f"not in time: {what}: {tails}"
+            await asyncio.sleep(0.3)
+
+
+def split(words: tuple[str, ...]) -> tuple[list[str], list[str], list[str]]:
+    at = words.index("--")
+    return list(words[:at]), ["--"], list(words[at + 1 :])
+
+
+@pytest.fixture
+async def subnet(tmp_path: Path) -> AsyncIterator[Subnet]:
+    stage = Updating(tmp_path, [Actor("one", Kind.HONEST), Actor("two", Kind.HONEST)])
+    try:
+        stage.config_path.write_text(config_text(await calibrate_cpu(runs=1), retries=4), encoding="utf-8")
+        stage.start_chain()
+        for name in (VALIDATOR, "one", "two"):
+            stage.register(name)
+        for actor in stage.actors:
+            stage.start_miner(actor)
+        stage.start_validator()
+        yield Subnet(stage)
+    finally:
+        stage.close()
+
+
+async def test_updates_good_and_broken_leave_leases_scores_and_weights_as_they_should(subnet: Subnet) -> None:
+    stage = subnet.stage
+    pids = {name: process.pid for name, process in stage.processes.items()}
+    first = git(stage.clone, "rev-parse", "HEAD")
+    await subnet.until(lambda: subnet.scores() == {"one": (0.5, False), "two": (0.5, False)}, "both are paid")
+    hotkey = stage.hotkey("two")
+    subnet.register_py("allocate", "--hotkey", hotkey, "--days", "1", "--name", "mine")
+    lease = subnet.lease("two")
+    assert lease is not None
+    await subnet.until(lambda: subnet.scores() == {"one": (0.33, False), "two": (0.67, True)}, "a rental counts double")
+    # Something of the customer's that must live on.
+    worker = subnet.register_py("exec", "mine", "--", "sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!")
+
+    stage.edit("compute/__init__.py", '__version__ = "2.0.0"', '__version__ = "2.0.1"')
+    good = stage.publish()
+    await subnet.until(
+        lambda: all("the new commit is up and stays" in stage.log(name) for name in pids), "all run the good release"
+    )
+    assert {name: stage.starts(name, "2.0.1") for name in pids} == dict.fromkeys(pids, 1)
+    assert git(stage.clone, "rev-parse", "HEAD") == good != first
+    before = subnet.confirmed_block()
+    await subnet.until(lambda: subnet.confirmed_block() > before, "the new release sets weights")
+    assert subnet.scores() == {"one": (0.33, False), "two": (0.67, True)}
+    assert subnet.lease("two") == lease
+
+    stage.edit("compute/__init__.py", '__version__ = "2.0.1"', '__version__ = "2.0.2"')
+    stage.edit("compute/neuron.py", "    gc.collect()\n    gc.freeze()\n", "    raise OSError\n")
+    broken = stage.publish()
+    # One of the three tries it, and the others learn from that.
+    await subnet.until(lambda: sum(stage.starts(name, "2.0.1") for name in pids) == 4, "the good release is back")
+    await subnet.until(lambda: all("failed_before" in stage.log(name) for name in pids), "the broken one is left alone")
+    assert git(stage.clone, "rev-parse", "HEAD") == good != broken
+    assert git(stage.clone, "status", "--porcelain") == ""
+    before = subnet.confirmed_block()
+    await subnet.until(lambda: subnet.confirmed_block() > before, "the good release sets weights")
+    assert subnet.scores() == {"one": (0.33, False), "two": (0.67, True)}
+
+    assert {name: process.pid for name, process in stage.processes.items()} == pids
+    assert subnet.lease("two") == lease
+    assert subnet.register_py("exec", "mine", "--", "kill", "-0", worker) == ""
+    subnet.register_py("deallocate", "mine", "--yes")
