@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -169,18 +170,24 @@ def test_an_untracked_file_elsewhere_stays_where_it_is(there: Repositories) -> N
     assert (there.root / "notes").read_text() == "mine"
 
 
-@pytest.mark.parametrize("change", [edit_tracked, collide, collide_ignored])
+def edit_in_the_way(there: Repositories) -> None:
+    (there.root / "changed").write_text("mine")
+
+
+@pytest.mark.parametrize("change", [edit_in_the_way, collide, collide_ignored])
+@pytest.mark.parametrize("by_tag", [False, True])
 def test_git_itself_refuses_what_appears_between_the_look_and_the_move(
-    there: Repositories, change: Callable[[Repositories], None]
+    there: Repositories, change: Callable[[Repositories], None], by_tag: bool
 ) -> None:
     new = there.release()
     decision = there.look()
     assert isinstance(decision, Take)
-    (there.root / "changed").write_text("mine")
+    offer = replace(decision.offer, ref="refs/tags/stable") if by_tag else decision.offer
     change(there)
+    before = snapshot(there.root)
     with pytest.raises(UpdateError):
-        Clone(there.root).advance(decision.offer)
-    assert (there.root / "changed").read_text() == "mine"
+        Clone(there.root).advance(offer)
+    assert snapshot(there.root) == before
     assert git(there.root, "rev-parse", "HEAD") == there.old != new
 
 

@@ -107,13 +107,28 @@ def test_a_program_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) 
     assert not status.exists() or "zombie" in status.read_text()
 
 
+RIGHT_ROOT = "str(pathlib.Path(__file__).resolve().parents[1])"
+
+
 @pytest.mark.parametrize(
     "answer",
-    ["b''", "b'{}'", "b'[1]'", "b'\\xff'", "b'{' * 9000", "json.dumps({'nonce': nonce, 'root': '/'}).encode()"],
+    [
+        *("b''", "b'{}'", "b'[1]'", "b'\\xff'", "b'{' * 9000"),
+        "json.dumps({'nonce': nonce, 'root': '/'}).encode()",
+        f"json.dumps({{'nonce': 'guessed', 'root': {RIGHT_ROOT}}}).encode()",
+    ],
 )
 def test_an_answer_that_is_none_is_not_believed(tmp_path: Path, answer: str) -> None:
-    (tmp_path / "neurons").mkdir()
-    text = f"import json, os, sys\nfd, nonce = sys.argv[2:4]\nos.write(int(fd), {answer})\n"
-    (tmp_path / "neurons" / "miner.py").write_text(text)
     with pytest.raises(UpdateError, match="without an answer"):
-        check.self_test(tmp_path, sys.executable, "miner", [])
+        answering(tmp_path, answer)
+
+
+def test_the_right_answer_is_believed(tmp_path: Path) -> None:
+    answering(tmp_path, f"json.dumps({{'nonce': nonce, 'root': {RIGHT_ROOT}}}).encode()")
+
+
+def answering(folder: Path, answer: str) -> None:
+    (folder / "neurons").mkdir()
+    text = f"import json, os, pathlib, sys\nfd, nonce = sys.argv[2:4]\nos.write(int(fd), {answer})\n"
+    (folder / "neurons" / "miner.py").write_text(text)
+    check.self_test(folder, sys.executable, "miner", [])
