@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
+
+# The code of this clone, as the neurons do it.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from compute.neuron import load_environment
 from compute.renter import cli

@@ -21,7 +21,7 @@ from compute.errors import UpdateError
 from compute.neuron import EXIT_RESTART, StartAnew
 from compute.options.shared import NeuronOptions
 from compute.reasons import UpdateReason
-from compute.update import guard, switching
+from compute.update import back, guard, switching
 from compute.update import trial as trials
 from compute.update.check import Release, check, end_all
 from compute.update.clone import Clone
@@ -56,9 +56,17 @@ class SelfUpdate:
         self._pace = pace or (LOCAL if options.subtensor.is_local else Pace())
         # A thread of its own, which nobody waits for at the end: git and pip may be slow.
         self._executor = ThreadPoolExecutor(1, "update")
+        self._running = self._commit() if options.auto_update else ""
         self._clone: Clone | None = None
         self._release: Release | None = None
         self._said = ""
+
+    @staticmethod
+    def _commit() -> str:
+        """What this process runs: another neuron of the clone may move it before the first look."""
+        with contextlib.suppress(back.CannotGoBack):
+            return back.place()[0] if trials.state_folder() is not None else ""
+        return ""
 
     async def beside(
         self, service: Coroutine[Any, Any, None], *, up: asyncio.Event, safe: Callable[[], Awaitable[object]]
@@ -151,6 +159,7 @@ class SelfUpdate:
     def _open(self) -> bool:
         try:
             self._clone = Clone(trials.ROOT)
+            self._clone.running = self._running or self._clone.running
         except UpdateError as error:
             self._say(error.reason, str(error))
         return self._clone is not None
