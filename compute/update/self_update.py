@@ -84,9 +84,11 @@ class SelfUpdate:
         updating = asyncio.create_task(self._keep_up(up, safe))
         try:
             await asyncio.wait({serving, updating}, return_when=asyncio.FIRST_COMPLETED)
+            if not serving.done() and (error := updating.exception()) is not None:
+                logger.error("auto-update has failed, and the neuron goes on without it", exc_info=error)
+                await asyncio.wait({serving})
             if serving.done():
                 return serving.result()
-            updating.result()
         finally:
             for task in (serving, updating):
                 task.cancel()
@@ -166,6 +168,13 @@ class SelfUpdate:
 
     def _look(self) -> bool:
         """Whether there is a release to switch to."""
+        try:
+            return self._find()
+        except OSError as error:
+            self._say(UpdateReason.GIT_FAILED, f"{error}. This user must be able to write in the clone's git folder")
+            return False
+
+    def _find(self) -> bool:
         assert self._clone is not None, "opened before the first look"
         with self._alone(self._clone.state) as alone:
             if not alone or trials.others():

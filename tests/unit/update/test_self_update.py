@@ -66,6 +66,27 @@ async def test_a_service_that_ends_is_the_end(clone: Path) -> None:
     await update_of(ManualClock()).beside(done(), up=asyncio.Event(), safe=never)
 
 
+async def test_a_failure_of_the_update_is_not_the_neurons(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def failing(work: Any) -> bool:
+        raise ZeroDivisionError
+
+    update, up, ended = update_of(ManualClock()), asyncio.Event(), asyncio.Event()
+    monkeypatch.setattr(update, "_in_thread", failing)
+    up.set()
+
+    async def service() -> None:
+        await ended.wait()
+
+    running = asyncio.create_task(update.beside(service(), up=up, safe=never))
+    await asyncio.sleep(0.01)
+    assert not running.done()
+    assert "ZeroDivisionError" in caplog.text
+    ended.set()
+    await asyncio.wait_for(running, 10)
+
+
 async def test_a_new_commit_is_confirmed_after_a_calm_while(clone: Path) -> None:
     clock, up = ManualClock(), asyncio.Event()
     trials.save(Trial("a", "b", "refs/heads/main", "a"))
