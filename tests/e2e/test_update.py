@@ -153,7 +153,7 @@ async def test_updates_good_and_broken_leave_leases_scores_and_weights_as_they_s
     first = git(stage.clone, "rev-parse", "HEAD")
     await subnet.until(lambda: subnet.scores() == {"one": (0.5, False), "two": (0.5, False)}, "both are paid")
     hotkey = stage.hotkey("two")
-    subnet.register_py("allocate", "--hotkey", hotkey, "--days", "1", "--name", "mine")
+    subnet.register_py("allocate-hotkey", hotkey, "--days", "1", "--name", "mine")
     lease = subnet.lease("two")
     assert lease is not None
     await subnet.until(lambda: subnet.scores() == {"one": (0.33, False), "two": (0.67, True)}, "a rental counts double")
