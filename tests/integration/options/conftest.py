@@ -46,7 +46,7 @@ _AFTER = """\
 import sys
 exec(sys.argv[2])
 from importlib import import_module
-from compute.neuron import leave
+from compute.update.guard import leave
 leave(import_module(f"neurons.{sys.argv[1]}").main(sys.argv[3:]))
 """
 

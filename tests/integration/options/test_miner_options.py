@@ -108,7 +108,7 @@ def test_who_it_is_and_where_it_answers(subnet: Subnet, start: Start, tmp_path: 
     assert events["miner starts"]["netuid"] == subnet.netuid
     assert events["what this machine scores if it proves itself"]["free"] == 2 * 2.0 * 50 / 32
     assert (tmp_path / "logs" / "miner.log").read_text(encoding="utf-8") in miner.log
-    assert "this release does not update itself" not in miner.log
+    miner.until("auto-update is off")
     assert (tmp_path / "miner.db").stat().st_size > 0
 
     axon = subnet.neuron("miner")["axon"]
@@ -240,15 +240,14 @@ def test_outdated_validators(subnet: Subnet, start: Start, tmp_path: Path) -> No
     assert not any(" DEBUG " in miner.log for miner, _ in miners)
 
 
-@pytest.mark.shows("miner", "auto_update", "subtensor._mock")
-def test_it_says_what_it_does_not_do(subnet: Subnet, start: Start) -> None:
+@pytest.mark.shows("miner", "subtensor._mock")
+def test_there_is_no_mocked_chain(subnet: Subnet, start: Start) -> None:
     subnet.wallet("miner")
     options, _ = local_miner(subnet, "miner")
     code, _ = (mocked := start("miner", *options, "--subtensor._mock", "true")).outcome()
     assert code == 2
     assert "there is no mocked chain" in mocked.log
-    miner = start("miner", *options, "--auto_update")
-    miner.until("this release does not update itself")
+    miner = start("miner", *options)
     assert miner.outcome()[0] == 3, "nobody has registered it"
     assert f"not registered on netuid {subnet.netuid}" in miner.log or "not registered on this subnet" in miner.log
 

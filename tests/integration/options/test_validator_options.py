@@ -75,7 +75,7 @@ def test_who_it_is_and_what_it_pays(subnet: Subnet, start: Start, tmp_path: Path
     assert events["validator starts"]["netuid"] == subnet.netuid
     assert (tmp_path / "logs" / "validator.log").read_text(encoding="utf-8") in first.log
     assert "version published" in events
-    assert "this release does not update itself" not in first.log
+    assert "auto-update is off" in events
     assert "says the SDK" not in first.log
     chain = subnet.neuron("validator")
     assert list(chain["weights"]) == [str(subnet.neuron("one")["uid"])]
@@ -101,15 +101,12 @@ def test_who_it_is_and_what_it_pays(subnet: Subnet, start: Start, tmp_path: Path
     assert f"2 ({CPU_MODEL}) × 1 GPU × factor 1.5625 = 3.125" in stdout
 
 
-@pytest.mark.shows("validator", "auto_update", "subtensor._mock")
-def test_it_says_what_it_does_not_do(subnet: Subnet, start: Start) -> None:
+@pytest.mark.shows("validator", "subtensor._mock")
+def test_there_is_no_mocked_chain(subnet: Subnet, start: Start) -> None:
     subnet.wallet("validator")
     mocked = start("validator", *subnet.options("validator"), "--subtensor._mock")
     assert mocked.outcome()[0] == 2
     assert "there is no mocked chain" in mocked.log
-    validator = start("validator", *subnet.options("validator"), "--auto_update")
-    validator.until("this release does not update itself")
-    assert validator.outcome()[0] == 3, "nobody has registered it"
 
 
 @pytest.mark.shows(
