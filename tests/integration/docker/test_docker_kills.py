@@ -127,6 +127,7 @@ async def test_what_happens_while_the_miner_is_dead(
     else:
         info = life.says()
     life.is_killed()
+    runtime.check()
     container = only_container(client, runtime)
     if meanwhile == "the container dies":
         container.kill()
@@ -173,6 +174,7 @@ async def test_killed_as_soon_as_a_state_is_written(
     make_runtime: Any,
     running: Any,
     renter_of: Any,
+    client: Any,
     state: str,
     action: str,
     times: int,
@@ -186,6 +188,9 @@ async def test_killed_as_soon_as_a_state_is_written(
         life.says()
         info = life.says()
         life.dies()
+    # The program's first step, before anything else: it also removes what a killed one left of the rules' writer.
+    runtime.check()
+    assert client.containers.list(all=True, filters={"label": [f"compute.miner={name}", "compute.network"]}) == []
     async with running(runtime) as miner:
         alice = renter_of(miner, owner=life.owner, session=life.session, info=info)
         assert [lease.state for lease in miner.store.live()] == (
