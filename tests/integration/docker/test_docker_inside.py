@@ -79,6 +79,17 @@ async def test_what_needs_more_power_fails(run: Run, command: list[str]) -> None
     assert result.exit_code not in (0, 127), result
 
 
+async def test_no_program_gives_more_power_than_its_caller_has(run: Run) -> None:
+    # Set-uid root, run by nobody.
+    await run("cp /usr/bin/id /tmp/id && chmod 4755 /tmp/id")
+    result = await run(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "/tmp/id", "-u"])
+    assert result.stdout == b"65534\n", result
+    # A file's capabilities: CAP_SYS_ADMIN, permitted and effective.
+    script = "import os; os.setxattr('/tmp/id', 'security.capability', bytes.fromhex('0100000200002000' + '00' * 12))"
+    result = await run(python(script))
+    assert b"PermissionError" in result.stderr, result
+
+
 async def test_no_docker_socket_and_nothing_of_the_host_mounted(run: Run) -> None:
     assert (await run(["test", "-e", "/var/run/docker.sock"])).exit_code == 1
     assert (await run(["test", "-e", "/run/docker.sock"])).exit_code == 1
