@@ -53,6 +53,8 @@ class OwnEngine:
     def __init__(self, folder: Path, data: Path) -> None:
         self.url = f"unix://{folder}/docker.sock"
         self.network = f"co{folder.name[-8:]}"
+        # With another's name, or with none, it would take docker0 away from the machine's own engine.
+        self._bridge = f"cb{folder.name[-8:]}"
         self._folder = folder
         self._data = data
         self._process: subprocess.Popen[bytes] | None = None
@@ -60,11 +62,20 @@ class OwnEngine:
 
     def start(self) -> None:
         (self._folder / "daemon.json").write_text("{}")
+        if not Path("/sys/class/net", self._bridge).exists():
+            subprocess.run(["ip", "link", "add", self._bridge, "type", "bridge"], check=True)
         # A process that was killed leaves this behind.
         (self._folder / "docker.pid").unlink(missing_ok=True)
         argv = ["dockerd", "--host", self.url, "--config-file", f"{self._folder}/daemon.json"]
         argv += ["--data-root", str(self._data), "--exec-root", f"{self._folder}/exec"]
-        argv += ["--pidfile", f"{self._folder}/docker.pid", "--bridge", "none", "--iptables=false", "--ip-masq=false"]
+        argv += [
+            "--pidfile",
+            f"{self._folder}/docker.pid",
+            "--bridge",
+            self._bridge,
+            "--iptables=false",
+            "--ip-masq=false",
+        ]
         # Where the machine has a containerd for all engines, they do not share their containers.
         argv += ["--containerd-namespace", self.network, "--containerd-plugins-namespace", f"{self.network}-plugins"]
         with (self._folder / "dockerd.log").open("ab") as log:
@@ -115,6 +126,7 @@ class OwnEngine:
             client.networks.prune()
         self.stop()
         # It leaves these behind.
+        subprocess.run(["ip", "link", "del", self._bridge], check=True)
         for mounted in (self._data, self._folder / "exec/netns/default"):
             subprocess.run(["umount", "--lazy", str(mounted)], capture_output=True, check=False)
 
@@ -143,7 +155,7 @@ def needs() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def small_image(tmp_path_factory: pytest.TempPathFactory, image: str, engine_url: str) -> Path:
     """A tar file of the image under test without what only proofs need."""
-    _needs("dockerd")
+    _needs("dockerd", "ip")
     path = tmp_path_factory.mktemp("image") / "image.tar"
     client = DockerClient(base_url=engine_url)
     container = client.containers.create(image)
