@@ -22,5 +22,6 @@ if ! engine_answers; then
 	done
 fi
 
-# The name is the default of --miner.image.
-docker image inspect compute-machine >/dev/null 2>&1 || PYTHON=.venv/bin/python docker/build-base.sh
+# The name is the default of --miner.image. An image of an earlier release has no nftables.
+docker run --rm --network none --entrypoint /usr/sbin/nft compute-machine --version >/dev/null 2>&1 ||
+	PYTHON=.venv/bin/python docker/build-base.sh

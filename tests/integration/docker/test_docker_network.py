@@ -192,18 +192,13 @@ async def test_an_operator_may_open_a_range(make_runtime: Any, order: LeaseOrder
     assert "No route to host" in answers[2]
 
 
-def flush(runtime: Any) -> None:
-    subprocess.run(["nft", "delete", "table", "inet", runtime._settings.network], check=True)
-
-
-@pytest.mark.skipif(shutil.which("nft") is None, reason="nftables is not installed: apt-get install -y nftables")
 async def test_rules_that_were_lost_are_back_before_a_machine_is(
     make_runtime: Any, order: LeaseOrder, host: Host, reach: Reach
 ) -> None:
     runtime = make_runtime()
     endpoint = runtime.start(order)
     # As after a reboot, or after somebody flushed all rules.
-    flush(runtime)
+    runtime._network._write(docker_network.removal(runtime._settings.network))
     assert await reach(endpoint, (PRIVATE, 80)) == ["open"]
     assert "No route to host" in (await reach(runtime.restart(order), (PRIVATE, 80)))[0]
 

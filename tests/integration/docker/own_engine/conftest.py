@@ -32,7 +32,7 @@ SMALL_IMAGE = "compute-small"
 _LEFT_OUT = ("usr/local/lib/", "opt/", "usr/share/", "var/", "usr/lib/python3", "proc/", "sys/", "dev/")
 
 
-def cannot(why: str) -> None:
+def _cannot(why: str) -> None:
     """Skip, or fail where there must be an engine."""
     if os.environ.get("COMPUTE_REQUIRE_DOCKER") == "1":
         pytest.fail(f"COMPUTE_REQUIRE_DOCKER=1, but {why}")
@@ -41,10 +41,10 @@ def cannot(why: str) -> None:
 
 def _needs(*programs: str) -> None:
     if os.geteuid() != 0:
-        cannot("this is not root")
+        _cannot("this is not root")
     for program in programs:
         if shutil.which(program) is None:
-            cannot(f"{program} is not installed")
+            _cannot(f"{program} is not installed")
 
 
 class OwnEngine:
@@ -147,12 +147,6 @@ class OwnEngine:
 
 
 @pytest.fixture(scope="session")
-def needs() -> Callable[..., None]:
-    """Skip without root or one of some programs; fail where there must be an engine."""
-    return _needs
-
-
-@pytest.fixture(scope="session")
 def small_image(tmp_path_factory: pytest.TempPathFactory, image: str, engine_url: str) -> Path:
     """A tar file of the image under test without what only proofs need."""
     _needs("dockerd", "ip")
@@ -184,6 +178,22 @@ def copy_small(whole: IO[bytes], small: tarfile.TarFile) -> None:
         for member in tar:
             if not member.name.startswith(_LEFT_OUT):
                 small.addfile(member, tar.extractfile(member) if member.isreg() else None)
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A gigabyte of btrfs, where an engine can limit disks. So it can on XFS, but few kernels have XFS's quotas."""
+    _needs("mkfs.btrfs", "mount")
+    folder = tmp_path_factory.mktemp("disk")
+    disk, mounted = folder / "disk", folder / "mounted"
+    mounted.mkdir()
+    with disk.open("wb") as file:
+        file.truncate(1 << 30)
+    subprocess.run(["mkfs.btrfs", "-q", str(disk)], check=True)
+    if subprocess.run(["mount", "-o", "loop", str(disk), str(mounted)], check=False).returncode:
+        _cannot("no btrfs can be mounted here")
+    yield mounted
+    subprocess.run(["umount", "--lazy", str(mounted)], check=True)
 
 
 MakeEngine = Callable[..., OwnEngine]
