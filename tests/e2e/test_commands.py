@@ -61,6 +61,11 @@ def test_what_is_left_to_ci_is_there() -> None:
             assert all(variable in scripts for variable in variables), line
 
 
+def test_nothing_that_installs_is_run_here() -> None:
+    # Every target of the Makefile begins with an installation.
+    assert [line for line in HERE if line.startswith("make ")] == []
+
+
 def test_what_is_typed_is_typed_into_something() -> None:
     assert TYPED.keys() <= set(HERE)
 
