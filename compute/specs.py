@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compute.errors import ComputeError
+from compute.receipts import Receipt, ReceiptError
 
 MAX_SPECS_CHARACTERS = 64 * 1024
 MAX_GPUS = 64
 _MAX_BYTES = 1 << 60
 # A validator parses what it has stored of all of its 256 miners again and again: 20 ms of the event loop each time.
 _REMEMBERED = 512
+_MEMORY_TOLERANCE = 0.05
 
 
 class SpecsError(ComputeError):
@@ -35,7 +38,10 @@ class Gpu:
 
 @dataclass(frozen=True)
 class MachineSpecs:
-    """A machine as it describes itself. Memory and disk in bytes, GPU memory in MiB, frequencies in MHz."""
+    """A machine as it describes itself. Memory and disk in bytes, GPU memory in MiB, frequencies in MHz.
+
+    ``receipt``: that it is rented, as the validator that rents it says; well-formed, and no more is known of it.
+    """
 
     cpu_count: int
     cpu_frequency_mhz: float
@@ -54,18 +60,15 @@ class MachineSpecs:
     memory_speed_mhz: int = 0
     has_docker: bool = False
     version: int = 0
+    receipt: Receipt | None = None
 
     def with_gpus(self, gpus: tuple[Gpu, ...]) -> MachineSpecs:
         """The same machine with other GPUs."""
         return replace(self, gpus=gpus)
 
-    def hardware_key(self) -> str:
-        """What must not change during a lease: GPUs, CPU count, total memory to the GiB."""
-        gpus = sorted((gpu.name, gpu.capacity_mib, gpu.uuid or "") for gpu in self.gpus)
-        return json.dumps([gpus, self.cpu_count, self.ram_total >> 30])
-
     def to_json(self) -> str:
         """The wire's JSON. ``gpu.capacity`` is the sum over the GPUs, in MiB."""
+        receipt = {} if self.receipt is None else {"receipt": self.receipt.to_wire()}
         return json.dumps(
             {
                 "cpu": {"count": self.cpu_count, "frequency": self.cpu_frequency_mhz},
@@ -88,6 +91,7 @@ class MachineSpecs:
                 },
                 "has_docker": self.has_docker,
                 "version": self.version,
+                **receipt,
             },
             separators=(",", ":"),
         )
@@ -143,6 +147,7 @@ class _WireSpecs(_Wire):
     ram: _WireRam
     has_docker: bool = False
     version: int = Field(0, ge=0, le=1 << 20)
+    receipt: Any = None
 
 
 @functools.lru_cache(_REMEMBERED)
@@ -183,7 +188,52 @@ def parse_specs(text: str) -> MachineSpecs:
         memory_speed_mhz=int(wire.gpu.memory_speed),
         has_docker=wire.has_docker,
         version=wire.version,
+        receipt=_receipt(wire.receipt),
     )
+
+
+def _receipt(wire: object) -> Receipt | None:
+    """A malformed receipt proves nothing, and takes nothing away from the rest."""
+    try:
+        return None if wire is None else Receipt.from_wire(wire)
+    except ReceiptError:
+        return None
+
+
+def hardware_changes(before: MachineSpecs, after: MachineSpecs) -> str | None:
+    """What has changed of what must not change during a lease, in words: GPUs, number of CPUs, memory; None if nothing.
+
+    A new driver or kernel reports a little more or less memory: up to 5 % is no change. Uuids are compared where both
+    sides name them.
+    """
+    changes = []
+    if _gpus_differ(before.gpus, after.gpus):
+        old, new = _describe(before.gpus), _describe(after.gpus)
+        changes.append(f"GPUs were {old}, now {new}" if old != new else f"other GPUs of the same kind: {new}")
+    if before.cpu_count != after.cpu_count:
+        changes.append(f"CPUs were {before.cpu_count}, now {after.cpu_count}")
+    if not _nearly(before.ram_total, after.ram_total):
+        changes.append(f"RAM was {before.ram_total / (1 << 30):.1f} GiB, now {after.ram_total / (1 << 30):.1f} GiB")
+    return "; ".join(changes) or None
+
+
+def _gpus_differ(before: tuple[Gpu, ...], after: tuple[Gpu, ...]) -> bool:
+    old, new = (sorted(gpus, key=lambda gpu: (gpu.name, gpu.uuid or "", gpu.capacity_mib)) for gpus in (before, after))
+    return len(old) != len(new) or any(
+        was.name != now.name
+        or not _nearly(was.capacity_mib, now.capacity_mib)
+        or (was.uuid is not None and now.uuid is not None and was.uuid != now.uuid)
+        for was, now in zip(old, new, strict=True)
+    )
+
+
+def _nearly(before: int, after: int) -> bool:
+    return abs(before - after) <= _MEMORY_TOLERANCE * max(before, after)
+
+
+def _describe(gpus: tuple[Gpu, ...]) -> str:
+    counts = Counter(gpu.name for gpu in gpus)
+    return ", ".join(f"{count} x {name}" for name, count in sorted(counts.items())) or "none"
 
 
 def _strict_json(text: str) -> Any:

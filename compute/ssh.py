@@ -101,6 +101,33 @@ async def connect(
             await session.close()
 
 
+async def host_key_line(host: str, port: int, *, timeout_seconds: float) -> str:
+    """The public host key that answers there, as ``TYPE BASE64``. Logs nobody in and trusts nothing.
+
+    Raises:
+        SshUnreachable: no TCP connection, or no SSH server.
+        SshTimeout: the deadline passed.
+    """
+    where = f"{host}:{port}"
+    sessions: list[SshSession] = []
+
+    async def ask() -> str:
+        session = SshSession(await _connect_socket(host, port), where)
+        sessions.append(session)
+        await session._negotiate(None, timeout_seconds)
+        return session.host_key_line
+
+    try:
+        with _boundary(SshUnreachable, f"{where}: no SSH server answers"):
+            try:
+                return await within(timeout_seconds, ask())
+            except asyncio.TimeoutError:
+                raise SshTimeout(f"{where}: no SSH host key within {timeout_seconds:g} s") from None
+    finally:
+        for session in sessions:
+            await session.close()
+
+
 class SshSession:
     """A logged-in SSH connection; made by ``connect``. Its channels and commands may run side by side.
 
@@ -109,7 +136,7 @@ class SshSession:
 
     def __init__(self, sock: socket.socket, where: str) -> None:
         self.where = where
-        self.host_key = ""
+        self.host_key = self.host_key_line = ""
         self._socket = sock
         self._executor = ThreadPoolExecutor(_THREADS_PER_SESSION, thread_name_prefix="ssh")
         self._closed = False
@@ -179,7 +206,8 @@ class SshSession:
         await self._until_set(self._transport.start_client)
         if not self._transport.is_active():
             raise SshUnreachable(f"{self.where}: no SSH handshake: {self._reason()}")
-        self.host_key = self._transport.get_remote_server_key().fingerprint
+        key = self._transport.get_remote_server_key()
+        self.host_key, self.host_key_line = key.fingerprint, f"{key.get_name()} {key.get_base64()}"
         if pinned is not None and self.host_key != pinned:
             raise HostKeyMismatch(
                 f"{self.where}: host key {self.host_key} instead of the pinned {pinned}: somebody else answered; "

@@ -22,6 +22,7 @@ from compute.clock import Clock
 from compute.errors import CallError, LeaseError
 from compute.protocol import Allocate
 from compute.reasons import Refusal
+from compute.receipts import Receipt
 from compute.transport.peer import Caller, Peer
 
 _log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Change(str, Enum):
     UNPAUSE = "unpause"
     EXCHANGE_KEY = "exchange_key"
     EXTEND = "extend"
+    RECEIPT = "receipt"
 
 
 class KeyLine(str, Enum):
@@ -229,9 +231,9 @@ class AllocationClient:
         Raises:
             LeaseError: refused, with a reason.
             CallError: no answer.
-            ValueError: ``action`` is a key exchange or an extension, which have their own methods.
+            ValueError: ``action`` is one of those that have a method of their own.
         """
-        if action in (Change.EXCHANGE_KEY, Change.EXTEND):
+        if action in (Change.EXCHANGE_KEY, Change.EXTEND, Change.RECEIPT):
             raise ValueError(f"{action.value} has a method of its own, which takes what it needs")
         await self._change(grant, {"action": action.value, "ssh_key": "", "key_type": ""})
 
@@ -256,6 +258,16 @@ class AllocationClient:
             CallError: no answer.
         """
         await self._change(grant, {"action": Change.EXCHANGE_KEY.value, "ssh_key": public_line, "key_type": line.value})
+
+    async def hand_receipt(self, grant: Grant, receipt: Receipt) -> None:
+        """Give the miner a receipt to show to other validators, in the place of the one before.
+
+        Raises:
+            LeaseError: refused, with a reason; older miners know no receipts.
+            CallError: no answer.
+        """
+        action = {"action": Change.RECEIPT.value, "ssh_key": "", "key_type": "", "receipt": receipt.to_wire()}
+        await self._change(grant, action)
 
     async def renew_session_key(self, grant: Grant) -> Grant:
         """Put a fresh session key in the place of the grant's own; returns the grant that logs in from now on.
@@ -302,7 +314,7 @@ class AllocationClient:
         finally:
             await run_to_end(self._release(peer, grant.keys))
 
-    async def _change(self, grant: Grant, action: dict[str, str], *, days: int = 0) -> None:
+    async def _change(self, grant: Grant, action: dict[str, Any], *, days: int = 0) -> None:
         synapse = Allocate(
             timeline=days,
             checking=False,

@@ -12,6 +12,7 @@ from compute.allocation.runtime import LeaseKind, Limits
 from compute.allocation.states import DRAINING, HOLDING, LeaseState, may_move
 from compute.errors import LeaseError, StoreError
 from compute.reasons import Refusal
+from compute.receipts import Receipt
 from compute.store import Database
 
 MAX_HISTORY = 500
@@ -40,6 +41,7 @@ _SCHEMA = (
     CREATE UNIQUE INDEX leases_one_holder ON leases ((1))
         WHERE state IN ('reserved', 'starting', 'active', 'paused')
     """,
+    "ALTER TABLE leases ADD COLUMN receipt TEXT",
 )
 
 
@@ -77,6 +79,7 @@ class Lease:
     """One lease; times in Unix seconds. ``request`` identifies what was asked for, so that asking again is recognised.
 
     ``activated_at`` is None until the machine has been up once; ``port`` is 0 until then. ``reason`` says why it ended.
+    ``receipt`` is what its owner gave the miner to show to other validators.
     """
 
     lease_id: str
@@ -91,6 +94,7 @@ class Lease:
     activated_at: float | None = None
     port: int = 0
     reason: str = ""
+    receipt: Receipt | None = None
 
 
 def _outranked(holder: Lease, lease: Lease) -> str | None:
@@ -196,6 +200,15 @@ class LeaseStore:
         """
         with self._database.transaction() as connection:
             self._update(connection, lease_id, ends_at=ends_at)
+
+    def set_receipt(self, lease_id: str, receipt: Receipt) -> None:
+        """Keep this receipt with the lease, in the place of the one before.
+
+        Raises:
+            StoreError: the database.
+        """
+        with self._database.transaction() as connection:
+            self._update(connection, lease_id, receipt=json.dumps(receipt.to_wire()))
 
     def set_secrets(self, lease_id: str, secrets: LeaseSecrets) -> None:
         """Replace a lease's connection data.
@@ -311,4 +324,5 @@ def _lease(row: sqlite3.Row) -> Lease:
         activated_at=row["activated_at"],
         port=row["port"],
         reason=row["reason"],
+        receipt=None if row["receipt"] is None else Receipt.from_wire(json.loads(row["receipt"])),
     )

@@ -24,6 +24,7 @@ from compute.allocation.states import DRAINING, HOLDING, LeaseState
 from compute.clock import Clock
 from compute.errors import LeaseError, RuntimeFailure, StoreError
 from compute.reasons import Refusal
+from compute.receipts import Receipt
 from compute.specs import MachineSpecs
 
 logger = logging.getLogger(__name__)
@@ -215,6 +216,27 @@ class LeaseManager:
         # Not shared between requests: each brings its own key.
         name = f"exchange_key {line.value} {key}"
         await self._change(owner, name, lambda lease_id: self._machine.change_keys(lease_id, exchanged))
+
+    async def carry(self, owner: Owner, receipt: Receipt) -> None:
+        """Show this receipt of the lease's owner from now on. It has been checked; here it must fit the lease.
+
+        Raises:
+            LeaseError: also ``bad_request``: it is another lease's, or ``unsupported``: the lease is a probe's.
+        """
+        lease = await self._owned(owner)
+        if lease.kind is LeaseKind.PROBE:
+            raise LeaseError(Refusal.UNSUPPORTED, "a probe needs no receipt")
+        secrets = await self._machine.call(self._store.secrets, lease.lease_id)
+        host_key = SessionKey.from_private_openssh(secrets.host_key).fingerprint
+        if (receipt.validator, receipt.host_key, receipt.port) != (owner.hotkey, host_key, lease.port):
+            raise LeaseError(Refusal.BAD_REQUEST, "the receipt's validator, host_key or port is not this lease's")
+        await self._machine.call(self._store.set_receipt, lease.lease_id, receipt)
+
+    async def receipt(self) -> Receipt | None:
+        """The receipt to show now: of the lease that has the machine."""
+        lease = await self._live()
+        receipt = lease.receipt if lease is not None else None
+        return receipt if receipt is not None and receipt.until > self._clock.now() else None
 
     async def extend(self, owner: Owner, seconds: float) -> float:
         """Let the lease last at least ``seconds`` from now; returns its end. Idempotent, and never shortens.

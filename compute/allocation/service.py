@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from compute.allocation.runtime import LeaseKind
 from compute.deadline import within
 from compute.errors import LeaseError, StoreError
 from compute.reasons import Refusal
+from compute.receipts import Receipt, ReceiptError
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,9 @@ MAX_DAYS = 366
 _MAX_IMAGE_CHARACTERS = 256
 _GRACE_SECONDS = 10.0
 _DEFAULT_VOLUME_PATHS = ("", "/tmp")  # noqa: S108 - the wire's default, never a path that this code opens
+
+
+CheckReceipt = Callable[[Receipt], None]
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,19 @@ class AllocateService:
 
     The output always has ``status`` (bool) and ``port`` (int). A yes to an allocation adds ``info``; a no adds
     ``reason`` (``compute.reasons.Refusal``), ``message`` and, where asking again makes sense, ``retry_after`` in
-    seconds. ``extend`` (days from now) is this project's own action beside those of the network.
+    seconds. ``extend`` (days from now) and ``receipt`` (``docker_action.receipt``, see ``compute.receipts``) are this
+    project's own actions beside those of the network.
     """
 
-    def __init__(self, manager: LeaseManager, *, allow_dockerfile: bool = False) -> None:
-        """``allow_dockerfile`` is the operator's consent to run steps of a renter's Dockerfile."""
+    def __init__(
+        self, manager: LeaseManager, check_receipt: CheckReceipt | None = None, *, allow_dockerfile: bool = False
+    ) -> None:
+        """Without ``check_receipt``, which raises ReceiptError, no receipt is taken.
+
+        ``allow_dockerfile`` is the operator's consent to run steps of a renter's Dockerfile.
+        """
         self._manager = manager
+        self._check_receipt = check_receipt
         self._allow_dockerfile = allow_dockerfile
 
     async def answer(self, call: AllocateCall) -> dict[str, Any]:
@@ -69,6 +80,14 @@ class AllocateService:
         except Exception:
             logger.exception("an Allocate of %s could not be answered", call.hotkey)
         return self._refused(LeaseError(Refusal.INTERNAL_ERROR, "the miner has a problem; its operator can see which"))
+
+    async def receipt(self) -> Receipt | None:
+        """The receipt of the lease that has the machine now, if there is one. Never raises but when cancelled."""
+        try:
+            return await self._manager.receipt()
+        except StoreError as error:
+            logger.error("the receipt of the lease cannot be read: %s", error)
+            return None
 
     async def _answer(self, call: AllocateCall) -> dict[str, Any]:
         days = _days(call.timeline)
@@ -132,11 +151,22 @@ class AllocateService:
             await self._manager.pause(owner)
         elif action in ("unpause", "resume"):
             await self._manager.unpause(owner)
+        elif action == "receipt" and self._check_receipt is not None:
+            await self._manager.carry(owner, self._receipt(wish.get("receipt"), self._check_receipt))
         elif action == "extend" and days > 0:
             await self._manager.extend(owner, days * SECONDS_PER_DAY)
         else:
-            known = "exchange_key, restart, pause, unpause, resume, or extend with a timeline"
+            known = "exchange_key, restart, pause, unpause, resume, receipt, or extend with a timeline"
             raise LeaseError(Refusal.BAD_REQUEST, f"docker_action.action is {action!r}, not one of {known}")
+
+    @staticmethod
+    def _receipt(wire: object, check: CheckReceipt) -> Receipt:
+        try:
+            receipt = Receipt.from_wire(wire)
+            check(receipt)
+        except ReceiptError as error:
+            raise LeaseError(Refusal.BAD_REQUEST, str(error)) from None
+        return receipt
 
     def _accepted(self) -> dict[str, Any]:
         return {"status": True, "port": self._manager.ssh_port}

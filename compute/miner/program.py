@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from compute import __version__
+from compute import __version__, receipts
 from compute.access import AccessPolicy
 from compute.allocation.docker_engine import DockerEngine
 from compute.allocation.docker_options import DockerSettings
@@ -24,11 +24,13 @@ from compute.clock import SystemClock
 from compute.config import load_config
 from compute.duty import beside, repeat
 from compute.hardware import Hardware
+from compute.keypairs import verify_signature
 from compute.miner.gate import MinerGate
 from compute.miner.machine import docker_host, hardware_of, say_what_it_earns
 from compute.miner.service import MinerService
 from compute.neuron import load_wallet, run_neuron
 from compute.options import MinerOptions, RuntimeKind
+from compute.receipts import Receipt
 from compute.signing import SignerMemory
 from compute.store import Database, data_folder
 from compute.telemetry import logs, metrics, wandb_run
@@ -83,6 +85,9 @@ async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime, upd
     versions = VersionFile(options.version_file, database, clock)
     gate = MinerGate(AccessPolicy.from_options(options), clock, versions.of_validators)
 
+    def check_receipt(receipt: Receipt) -> None:
+        receipts.check(receipt, netuid=options.netuid, miner=own_hotkey, now=clock.now(), verify=verify_signature)
+
     async def content() -> dict[str, Any]:
         machine, lease = await asyncio.to_thread(hardware.specs), await manager.current()
         allocated = lease is not None and lease.kind is LeaseKind.CUSTOMER
@@ -106,7 +111,7 @@ async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime, upd
             chain=chain,
             server=server,
             gate=gate,
-            allocation=AllocateService(manager, allow_dockerfile=options.allow_dockerfile),
+            allocation=AllocateService(manager, check_receipt, allow_dockerfile=options.allow_dockerfile),
             hardware=hardware,
             signers=SignerMemory(database),
             clock=clock,

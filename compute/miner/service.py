@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any
 
 from compute import __version_as_int__, signing
@@ -18,7 +19,7 @@ from compute.miner.gate import MinerGate
 from compute.protocol import Allocate, Challenge, Specs
 from compute.reasons import Refusal
 from compute.signing import Signer, SignerMemory
-from compute.specs import MachineSpecs
+from compute.specs import MachineSpecs, hardware_changes
 from compute.transport.server import AxonServer, RequestContext
 
 logger = logging.getLogger(__name__)
@@ -118,13 +119,16 @@ class MinerService:
                 "btcli subnets register",
                 extra={"hotkey": self._own_hotkey, "block": metagraph.block},
             )
+        elif registered and not self._registered:
+            logger.warning("this hotkey is registered again", extra={"uid": metagraph.by_hotkey[self._own_hotkey].uid})
         self._registered = registered
 
     async def sync_if_due(self) -> None:
-        """Sync where the last one is ``SYNC_BLOCKS`` old, and announce the axon again where the chain lost it."""
+        """Sync where the last one is ``SYNC_BLOCKS`` old, and announce the axon again where the chain holds another."""
         block = await self._chain.block()
         if self._synced_block is None or block - self._synced_block >= SYNC_BLOCKS:
             await self.sync()
+            await self._server.refresh_address()
             if self._registered:
                 await self._announce()
 
@@ -146,18 +150,19 @@ class MinerService:
         """Look at the machine again; a GPU that has gone, or come, is logged."""
         loop = asyncio.get_running_loop()
         machine = await loop.run_in_executor(None, self._hardware.specs)
-        before = self._machine
-        if before is not None and before.hardware_key() != machine.hardware_key():
-            details = {"gpus_before": len(before.gpus), "gpus": len(machine.gpus)}
-            logger.warning("the hardware has changed", extra=details)
-        self._machine = machine
+        before, self._machine = self._machine, machine
+        changes = hardware_changes(before, machine) if before is not None else None
+        if changes is not None:
+            logger.warning(
+                "the hardware has changed: a machine that stays so loses its lease", extra={"changes": changes}
+            )
 
     # --- answers ------------------------------------------------------------------------------------------------
 
     async def answer_specs(self, synapse: Specs, context: RequestContext) -> Specs:
-        """The machine as last seen, as JSON."""
+        """The machine as last seen, as JSON, with the receipt of whoever rents it."""
         assert self._machine is not None, "run() looks at the machine before it serves"
-        synapse.specs_output = self._machine.to_json()
+        synapse.specs_output = replace(self._machine, receipt=await self._allocation.receipt()).to_json()
         return synapse
 
     async def answer_allocate(self, synapse: Allocate, context: RequestContext) -> Allocate:

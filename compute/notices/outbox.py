@@ -5,8 +5,9 @@ So does what is known of the rentals: one that ends while nobody watches is told
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from compute.notices.notice import Channel, Notice, NoticeKind
 from compute.notices.rentals import Known, Seen, changes
@@ -51,14 +52,20 @@ class Outbox:
         database.migrate("notices", _SCHEMA)
         self._database = database
 
-    def observe(self, seen: Sequence[Seen], now: float, channels: Collection[Channel]) -> list[Notice]:
-        """Take note of all rentals as they are at ``now``; returns what is new.
+    def observe(
+        self,
+        seen: Sequence[Seen],
+        now: float,
+        channels: Collection[Channel],
+        why_ended: Mapping[str, str] = MappingProxyType({}),
+    ) -> list[Notice]:
+        """Take note of all rentals as they are at ``now``, and why some have ended; returns what is new.
 
         New notices are kept until they are delivered, as far as their channel is one of ``channels``.
         """
         rows = self._database.query("SELECT * FROM notice_rental")
         known = {row["rental"]: Known(row["hotkey"], row["misses"], bool(row["told_offline"])) for row in rows}
-        following, notices = changes(known, seen, now)
+        following, notices = changes(known, seen, now, why_ended)
         if following == known:
             return []
         with self._database.transaction() as connection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from compute.notices.notice import Notice, NoticeKind
 
@@ -30,8 +31,13 @@ class Known:
     told_offline: bool = False
 
 
-def changes(known: Mapping[str, Known], seen: Sequence[Seen], now: float) -> tuple[dict[str, Known], list[Notice]]:
-    """What to remember from now on, and what to tell. A rental that is no longer there has ended."""
+def changes(
+    known: Mapping[str, Known], seen: Sequence[Seen], now: float, why_ended: Mapping[str, str] = MappingProxyType({})
+) -> tuple[dict[str, Known], list[Notice]]:
+    """What to remember from now on, and what to tell. A rental that is no longer there has ended.
+
+    ``why_ended`` has the reasons of those that did not simply end or were given back.
+    """
     following: dict[str, Known] = {}
     notices: list[Notice] = []
 
@@ -52,5 +58,6 @@ def changes(known: Mapping[str, Known], seen: Sequence[Seen], now: float) -> tup
         following[item.rental] = replace(before, misses=misses, told_offline=offline)
     for rental, before in known.items():
         if rental not in following:
-            tell(NoticeKind.DEALLOCATION, before.hotkey, rental, "the rental has ended or was given back")
+            details = why_ended.get(rental, "the rental has ended or was given back")
+            tell(NoticeKind.DEALLOCATION, before.hotkey, rental, details)
     return following, notices

@@ -13,6 +13,7 @@ from compute.chain import Metagraph, Neuron
 from compute.errors import CallError, HostKeyMismatch, SshError
 from compute.protocol import Allocate, Specs
 from compute.reasons import Refusal
+from compute.receipts import Receipt
 from compute.specs import MachineSpecs
 from compute.ssh import CommandResult
 from compute.transport.peer import Peer, S
@@ -33,6 +34,7 @@ class FakeMiner:
         self.user_key = ""
         self.terminal_key = ""
         self.paused = False
+        self.receipt: Receipt | None = None
         self.scripts: dict[str, Any] = {}
         self.requests: list[str] = []
 
@@ -65,6 +67,8 @@ class FakeMiner:
         elif kind == "exchange_key":
             line = synapse.docker_action["key_type"]
             setattr(self, f"{line}_key", synapse.docker_action["ssh_key"])
+        elif kind == "receipt":
+            self.receipt = Receipt.from_wire(synapse.docker_action["receipt"])
         elif kind != "owns":
             self.paused = kind == "pause"
         return {"status": True, "port": SSH_PORT}

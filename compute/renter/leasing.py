@@ -11,6 +11,7 @@ from compute.allocation.requirements import DeviceRequirement
 from compute.clock import Clock
 from compute.errors import CallError, ComputeError, HostKeyMismatch, LeaseError, SshError
 from compute.reasons import Refusal
+from compute.receipts import Issuer
 from compute.renter.market import Offer
 from compute.renter.records import GrantRecord, GrantState, RenterStore
 from compute.renter.remote import Remote
@@ -29,11 +30,21 @@ Phase = Callable[[str], None]
 class Leasing:
     """Takes one machine at a time; keeps the record of it true."""
 
-    def __init__(self, *, client: AllocationClient, store: RenterStore, remote: Remote, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        client: AllocationClient,
+        store: RenterStore,
+        remote: Remote,
+        clock: Clock,
+        issuer: Callable[[], Issuer] | None = None,
+    ) -> None:
+        """Without ``issuer``, which may raise ConfigError, no receipts are given."""
         self._client = client
         self._store = store
         self._remote = remote
         self._clock = clock
+        self._issuer = issuer
 
     async def lease(
         self,
@@ -79,11 +90,33 @@ class Leasing:
             on_phase("logging in")
             record = await self._log_in(record)
             self._store.save(record)
+            await self.give_receipt(record, on_phase)
         except BaseException as error:
             await run_to_end(self._abandon(record, error, on_phase))
             raise
         self._store.note_outcome(hotkey, now, good=True)
         return record
+
+    async def give_receipt(self, record: GrantRecord, on_phase: Phase = lambda phase: None) -> None:
+        """Give the miner a receipt, so that other validators see the rental. A miner that takes none is no failure."""
+        try:
+            await self.hand_over(record)
+        except (LeaseError, CallError) as error:
+            on_phase(f"the miner took no receipt, so other validators cannot see the rental: {error}")
+
+    async def hand_over(self, record: GrantRecord) -> None:
+        """Sign a receipt for the lease of ``record`` and give it to the miner.
+
+        Raises:
+            LeaseError, CallError: the miner did not take it.
+            StoreError: that it did could not be recorded.
+        """
+        grant = record.grant()
+        if self._issuer is None or grant.host_key is None:
+            return
+        receipt = self._issuer().issue(grant.peer.hotkey, grant.host_key, grant.port, grant.ends_at)
+        await self._client.hand_receipt(grant, receipt)
+        self._store.note_receipt(grant.host_key, receipt.until)
 
     async def _abandon(self, record: GrantRecord, error: BaseException, on_phase: Phase) -> None:
         """Give back what may be held, and drop the record unless the miner still holds it or does not answer."""

@@ -46,6 +46,12 @@ For this and every later session, with register.py on the PATH as in an active .
   echo 'autoload -Uz compinit && compinit; eval "$(register.py completion zsh)"' >> ~/.zshrc
 """
 
+
+def key_file_beside(database: Path) -> Path:
+    """Where the key of a database's secrets is, unless somebody says otherwise."""
+    return database.with_name(database.name + ".key")
+
+
 KEY_FILE: Option[Path | None] = Option(
     "key.file",
     lambda value: Path(text(value)).expanduser(),
@@ -107,7 +113,7 @@ def parse_renter(argv: Sequence[str], environ: Mapping[str, str]) -> Invocation:
         subtensor=shared.subtensor_options(values, environ),
         wallet=shared.wallet_options(values),
         database=database,
-        key_file=values[KEY_FILE] or database.with_name(database.name + ".key"),
+        key_file=values[KEY_FILE] or key_file_beside(database),
         config_file=values[shared.CONFIG_FILE],
     )
     as_json = bool(getattr(namespace, "json", False))

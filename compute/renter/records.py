@@ -41,6 +41,7 @@ _SCHEMA = (
         bad INTEGER NOT NULL DEFAULT 0
     )
     """,
+    "CREATE TABLE renter_receipt (host_key TEXT PRIMARY KEY, until REAL NOT NULL)",
 )
 
 
@@ -190,6 +191,10 @@ class RenterStore:
         """Forget that record; idempotent."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM renter_grant WHERE name = ?", (name,))
+            connection.execute(
+                "DELETE FROM renter_receipt WHERE host_key NOT IN"
+                " (SELECT host_key FROM renter_grant WHERE host_key IS NOT NULL)"
+            )
 
     def names(self) -> set[str]:
         """The names that are taken."""
@@ -215,6 +220,15 @@ class RenterStore:
             (name_or_hotkey, name_or_hotkey, name_or_hotkey),
         )
         return self._record(rows[0]) if rows else None
+
+    def note_receipt(self, host_key: str, until: float) -> None:
+        """Record that the miner of the lease with this host key has a receipt, good until ``until``."""
+        with self._database.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO renter_receipt VALUES (?, ?)", (host_key, until))
+
+    def receipts(self) -> dict[str, float]:
+        """Until when (Unix seconds) each lease's miner has a receipt, by the lease's host key."""
+        return {row["host_key"]: row["until"] for row in self._database.query("SELECT * FROM renter_receipt")}
 
     def penalize(self, penalty: Penalty) -> None:
         """Add or replace a penalty."""

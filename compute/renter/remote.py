@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from collections.abc import Sequence
 from typing import Protocol
 
-import paramiko
-
 from compute.allocation.client import Grant
-from compute.errors import SshError, SshTimeout, SshUnreachable
-from compute.ssh import CommandResult, connect
+from compute.errors import SshError
+from compute.ssh import CommandResult, connect, host_key_line
 
 LOGIN_SECONDS = 20.0
 MAX_OUTPUT_BYTES = 16 << 20
@@ -39,12 +35,7 @@ class SshRemote:
     """The real one."""
 
     async def host_key_line(self, host: str, port: int, *, timeout_seconds: float) -> str:
-        try:
-            return await asyncio.to_thread(_host_key_line, host, port, timeout_seconds)
-        except TimeoutError:
-            raise SshTimeout(f"{host}:{port}: no SSH host key within {timeout_seconds:g} s") from None
-        except (paramiko.SSHException, OSError, EOFError, ValueError) as error:
-            raise SshUnreachable(f"{host}:{port}: no SSH server answers: {type(error).__name__}: {error}") from error
+        return await host_key_line(host, port, timeout_seconds=timeout_seconds)
 
     async def run(self, grant: Grant, argv: Sequence[str], *, timeout_seconds: float) -> CommandResult:
         if grant.host_key is None:
@@ -59,14 +50,3 @@ class SshRemote:
             timeout_seconds=min(LOGIN_SECONDS, timeout_seconds),
         ) as session:
             return await session.run(argv, timeout_seconds=timeout_seconds, max_output_bytes=MAX_OUTPUT_BYTES)
-
-
-def _host_key_line(host: str, port: int, timeout_seconds: float) -> str:
-    with socket.create_connection((host, port), timeout=timeout_seconds) as sock:
-        transport = paramiko.Transport(sock)
-        try:
-            transport.start_client(timeout=timeout_seconds)
-            key = transport.get_remote_server_key()
-            return f"{key.get_name()} {key.get_base64()}"
-        finally:
-            transport.close()

@@ -24,6 +24,7 @@ from compute.errors import (
     UsageError,
 )
 from compute.options import kinds
+from compute.receipts import Issuer
 from compute.renter.leasing import LOGIN_TIMEOUT_SECONDS, Leasing, Phase
 from compute.renter.market import Market, Offer
 from compute.renter.names import MAX_NAME_CHARACTERS, is_name, new_name
@@ -63,6 +64,7 @@ class RenterService:
         caller: signs with the renter's hotkey.
         gpu_scores: value of one GPU by model name, for the tightest fit.
         proofs: what proofs of GPU found, by hotkey, where this machine's database knows.
+        issuer: signs receipts of rentals with the renter's hotkey (see ``compute.receipts``).
     """
 
     def __init__(
@@ -76,12 +78,13 @@ class RenterService:
         gpu_scores: Mapping[str, float],
         proofs: Callable[[], Mapping[str, Proven]] = dict,
         signatures: SignedAnswers | None = None,
+        issuer: Callable[[], Issuer] | None = None,
     ) -> None:
         self._client = AllocationClient(caller, clock, signatures=signatures)
         self._market = Market(
             metagraph=metagraph, caller=caller, client=self._client, gpu_scores=gpu_scores, proofs=proofs
         )
-        self._leasing = Leasing(client=self._client, store=store, remote=remote, clock=clock)
+        self._leasing = Leasing(client=self._client, store=store, remote=remote, clock=clock, issuer=issuer)
         self._store = store
         self._remote = remote
         self._clock = clock
@@ -272,7 +275,20 @@ class RenterService:
         grant = await self._asking(record, lambda here: self._client.extend(here.grant(), days=days))
         record = replace(record, peer=grant.peer, ends_at=grant.ends_at)
         self._store.save(record)
+        await self._leasing.give_receipt(record)
         return record
+
+    async def renew_receipt(self, name: str) -> None:
+        """Give the miner a fresh receipt of the allocation (see ``compute.receipts``).
+
+        Raises:
+            NotFound, LeaseError, CallError: as :meth:`deallocate`; an older miner takes none.
+        """
+        await self._asking(self.get(name), self._leasing.hand_over)
+
+    def receipts(self) -> dict[str, float]:
+        """Until when (Unix seconds) each allocation's miner has a receipt, by the allocation's host key."""
+        return self._store.receipts()
 
     async def exchange_key(self, name: str) -> None:
         """Replace the key that logs in by a fresh one; the old one stops working.

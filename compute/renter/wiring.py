@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from compute.allocation.answers import SignedAnswers
 from compute.allocation.keys import SecretBox
 from compute.chain import Metagraph, SubtensorChain
-from compute.clock import SystemClock
+from compute.clock import Clock, SystemClock
 from compute.config import load_config
 from compute.keypairs import verify_signature
 from compute.neuron import load_wallet
 from compute.reasons import ProofReason
+from compute.receipts import Issuer
 from compute.renter.options import RenterOptions
 from compute.renter.records import RenterStore
 from compute.renter.remote import SshRemote
@@ -39,6 +40,10 @@ class _Network:
     async def call(self, peer: Peer, synapse: S, *, timeout_seconds: float) -> S:
         _, caller = self._open()
         return await caller.call(peer, synapse, timeout_seconds=timeout_seconds)
+
+    def issuer(self, clock: Clock) -> Issuer:
+        hotkey = load_wallet(self._options.wallet).hotkey
+        return Issuer(hotkey, str(hotkey.ss58_address), self._options.netuid, clock)
 
     async def close(self) -> None:
         if self._opened is not None:
@@ -77,6 +82,7 @@ async def open_service(options: RenterOptions) -> AsyncIterator[RenterService]:
             gpu_scores=config.scores,
             proofs=lambda: _proofs(facts),
             signatures=SignedAnswers(verify_signature, SignerMemory(database), clock),
+            issuer=lambda: network.issuer(clock),
         )
     finally:
         await network.close()

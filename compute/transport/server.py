@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Tuple, TypeVar  # noqa: UP035 - the SDK compares with typing.Tuple itself
 
 import bittensor
+from bittensor.utils import networking
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,6 +31,7 @@ MAX_NONCE_AHEAD_SECONDS = 30.0
 _MAX_CONNECTIONS = 512
 _HANDLER_DEADLINE_SECONDS = 60.0
 _BODY_SECONDS = 10.0
+_FIND_SECONDS = 20.0
 # pm2 kills after 1.6 s by default.
 _STOP_SECONDS = 1
 
@@ -76,8 +78,11 @@ class AxonServer:
         external_ip: str | None = None,
         external_port: int | None = None,
         max_workers: int = 10,
+        find_ip: Callable[[], str] = networking.get_external_ip,
     ) -> None:
         """Bind ``ip:port`` (port 0: any free one) and build the Axon; nothing is answered before ``start``.
+
+        Without ``external_ip``, ``find_ip`` says what our public address is; it blocks, and may raise anything.
 
         Raises:
             ConfigError: the address cannot be bound, or our public address cannot be found out.
@@ -86,12 +91,15 @@ class AxonServer:
         self._loop = asyncio.get_running_loop()
         self._socket = _bind(ip, port)
         self.port: int = self._socket.getsockname()[1]
+        self._find_ip = None if external_ip else find_ip
+        self._found_ip: str | None = None
+        self._finding: Future[str] | None = None
         try:
             self.axon = bittensor.Axon(
                 wallet=wallet,
                 ip=ip,
                 port=self.port,
-                external_ip=external_ip,
+                external_ip=external_ip or find_ip(),
                 external_port=external_port or self.port,
                 max_workers=max_workers,
             )
@@ -167,6 +175,30 @@ class AxonServer:
             raise ConfigError(f"the axon on port {self.port} did not start; the log above says why")
         self.axon.started = True
 
+    async def refresh_address(self) -> None:
+        """Look our public address up again, unless it was given: the provider may have given us another one.
+
+        What is found counts when it is found twice in a row; where nobody can say, the address stays as it is.
+        """
+        if self._find_ip is None:
+            return
+        if self._finding is None:
+            self._finding = _in_a_thread(self._find_ip)
+        try:
+            found = await within(_FIND_SECONDS, asyncio.shield(asyncio.wrap_future(self._finding)))
+        except asyncio.TimeoutError:
+            # It may hang for ever: the next call waits for this one, and starts no other beside it.
+            return
+        except Exception as error:  # whatever the look-up raised
+            logger.info("our public address cannot be looked up now: %s", error)
+            found = None
+        self._finding = None
+        if found is not None and found == self._found_ip != self.axon.external_ip:
+            details = {"before": self.axon.external_ip, "now": found}
+            logger.warning("our public address has changed", extra=details)
+            self.axon.external_ip = found
+        self._found_ip = found
+
     async def stop(self) -> None:
         """Stop answering, finish what is in flight for up to a second, and close the socket. Idempotent."""
         self._server.should_exit = True
@@ -176,6 +208,20 @@ class AxonServer:
         with contextlib.suppress(OSError):
             self._socket.close()
         self.axon.thread_pool.shutdown(wait=False)
+
+
+def _in_a_thread(work: Callable[[], str]) -> Future[str]:
+    """Run ``work`` in a thread that keeps no process alive: the SDK's look-up has no deadline of its own."""
+    future: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="address", daemon=True).start()
+    return future
 
 
 def _set_signature(function: Callable[..., Any], parameters: list[inspect.Parameter], returns: Any) -> None:

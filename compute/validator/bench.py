@@ -26,6 +26,7 @@ from compute.chain import SubtensorChain
 from compute.clock import SystemClock
 from compute.config import load_config
 from compute.errors import ComputeError
+from compute.keypairs import verify_signature
 from compute.localnet.crowd import Crowd, Kind, kind_of, machine_of, neuron_of, wallet_of
 from compute.localnet.filled import fill_chain
 from compute.localnet.newcomer import make_wallet
@@ -40,7 +41,8 @@ from compute.store import Database
 from compute.telemetry import logs
 from compute.transport.caller import DendriteCaller
 from compute.validator.facts import FactStore, WeightsState
-from compute.validator.service import Leases, ValidatorService, ValidatorSettings
+from compute.validator.rented import Leases
+from compute.validator.service import ValidatorService, ValidatorSettings
 from compute.validator.standing import QueryPolicy
 
 NETUID = 27
@@ -160,7 +162,7 @@ async def _validate(endpoint: str, folder: str, rounds: int) -> None:
         caller=caller,
         client=AllocationClient(caller, clock),
         facts=facts,
-        leases=Leases(rentals=list, penalized=list, host_keys=SshRemote()),
+        leases=Leases(rentals=list, penalized=list, host_keys=SshRemote(), verify=verify_signature),
         config=load_config(),
         settings=ValidatorSettings(
             policy=QueryPolicy(AccessLists()),

@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compute.chain import Metagraph, Neuron
-from compute.validator.standing import ip_keepers
 
 
 def circumstances(
-    metagraph: Metagraph, own_hotkey: str, shared: Mapping[str, str], proven: Sequence[tuple[Neuron, Sequence[str]]]
+    metagraph: Metagraph,
+    keepers: Mapping[str, Neuron],
+    shared: Mapping[str, str],
+    proven: Sequence[tuple[Neuron, Sequence[str]]],
 ) -> dict[str, dict[str, Any]]:
     """By hotkey: its row of the metagraph, and who keeps its IP address or its GPU, where somebody else does.
 
-    ``shared`` is the result of ``shared_devices``; ``proven`` has the neurons in the order of their registration, with
-    the uuids that each has proven.
+    ``keepers`` are those of ``standing.ip_keepers``, ``shared`` is the result of ``shared_devices``; ``proven`` has the
+    neurons in the order of their registration, with the uuids that each has proven.
     """
-    keepers = ip_keepers(metagraph, own_hotkey)
     owners: dict[str, Neuron] = {}
     for neuron, uuids in proven:
         for uuid in uuids:

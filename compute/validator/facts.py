@@ -117,7 +117,10 @@ class VerdictHistory:
 
 
 class EventKind(str, Enum):
-    """What happened to a miner's machine besides proofs. The values are the database form."""
+    """What happened to a miner's machine besides proofs. The values are the database form.
+
+    The detail of ``RENTED`` says through which validator's hotkey, that of ``HARDWARE_CHANGED`` what changed.
+    """
 
     RENTED = "rented"
     FREE = "free"
@@ -304,6 +307,15 @@ class FactStore:
             Event(row["hotkey"], row["at"], row["block"], EventKind(row["kind"]), row["detail"])
             for row in self._database.query("SELECT * FROM event WHERE hotkey = ? ORDER BY id", (hotkey,))
         ]
+
+    def rented_last(self) -> dict[str, str]:
+        """The hotkeys whose last word on the matter is that they are rented, and the detail of that event."""
+        rows = self._database.query(
+            "SELECT hotkey, kind, detail FROM event WHERE id IN"
+            " (SELECT max(id) FROM event WHERE kind IN (?, ?) GROUP BY hotkey)",
+            (EventKind.RENTED.value, EventKind.FREE.value),
+        )
+        return {row["hotkey"]: row["detail"] for row in rows if row["kind"] == EventKind.RENTED.value}
 
     def record_leased(self, machines: Iterable[LeasedMachine]) -> None:
         """Replace what is known of the leased machines of these hotkeys."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from compute import __version__, __version_as_int__
 from compute.access import AccessLists
 from compute.allocation.answers import SignedAnswers
 from compute.allocation.client import AllocationClient
+from compute.allocation.keys import SecretBox
 from compute.chain import SubtensorChain
 from compute.clock import SystemClock
 from compute.config import load_config
 from compute.duty import beside, repeat
-from compute.errors import ExtrinsicRefused
+from compute.errors import ExtrinsicRefused, StoreError
 from compute.keypairs import verify_signature
 from compute.neuron import load_wallet, run_neuron
 from compute.notices.delivery import Delivery
@@ -23,8 +24,13 @@ from compute.notices.notice import urls_from
 from compute.notices.outbox import Outbox
 from compute.notices.rentals import Seen
 from compute.options import ValidatorOptions
+from compute.receipts import Issuer
 from compute.renter.evidence import Rental, RentalEvidence
+from compute.renter.keeper import RentalKeeper
+from compute.renter.options import key_file_beside
+from compute.renter.records import RenterStore
 from compute.renter.remote import SshRemote
+from compute.renter.service import RenterService
 from compute.signing import SignerMemory
 from compute.store import Database, data_folder
 from compute.telemetry import logs, metrics, wandb_run
@@ -33,7 +39,8 @@ from compute.telemetry.content import validator_content
 from compute.transport.caller import DendriteCaller
 from compute.update.self_update import SelfUpdate
 from compute.validator.facts import FactStore
-from compute.validator.service import Leases, ValidatorService, ValidatorSettings
+from compute.validator.rented import Leases
+from compute.validator.service import ValidatorService, ValidatorSettings
 from compute.validator.standing import QueryPolicy
 from compute.validator.status import miner_rows
 from compute.versions import REFRESH_SECONDS, VersionFile
@@ -68,10 +75,11 @@ def run(
         facts = facts_type(database)
         versions = VersionFile(options.version_file, database, clock)
 
-        def watched(rentals: Sequence[Rental], alive: Collection[Rental]) -> None:
+        def watched(rentals: Sequence[Rental], alive: Collection[Rental], changes: Mapping[str, str]) -> None:
             # The host key was made for this lease alone, and so names it.
             seen = [Seen(rental.host_key, rental.hotkey, rental in alive) for rental in rentals]
-            for notice in outbox.observe(seen, clock.now(), urls):
+            why_ended = {lease: f"ended, as its hardware has changed: {change}" for lease, change in changes.items()}
+            for notice in outbox.observe(seen, clock.now(), urls, why_ended):
                 logger.info("notice", extra={"hotkey": notice.hotkey, "status": notice.kind.value})
 
         async def content() -> dict[str, Any]:
@@ -81,19 +89,34 @@ def run(
         caller = DendriteCaller(wallet.hotkey, external_ip=options.axon.external_ip)
         details = {"version": __version__, "hotkey": own_hotkey, "netuid": options.netuid}
         logger.info("validator starts", extra=details)
+        signatures = SignedAnswers(verify_signature, SignerMemory(database), clock)
+        issuer = Issuer(wallet.hotkey, own_hotkey, options.netuid, clock)
+
+        def renter() -> RenterService:
+            return RenterService(
+                metagraph=chain.metagraph,
+                caller=caller,
+                store=_renter_store(database, options),
+                remote=SshRemote(),
+                clock=clock,
+                gpu_scores=config.scores,
+                signatures=signatures,
+                issuer=lambda: issuer,
+            )
+
         service = ValidatorService(
             own_hotkey=own_hotkey,
             chain=chain,
             caller=caller,
-            client=AllocationClient(
-                caller, clock, signatures=SignedAnswers(verify_signature, SignerMemory(database), clock)
-            ),
+            client=AllocationClient(caller, clock, signatures=signatures),
             facts=facts,
             leases=Leases(
                 rentals=lambda: evidence.rentals(clock.now()),
                 penalized=evidence.penalized,
                 host_keys=SshRemote(),
+                verify=verify_signature,
                 watched=watched,
+                keeper=RentalKeeper(renter, clock),
             ),
             config=config,
             settings=settings_of(options, versions),
@@ -118,6 +141,21 @@ def run(
             database.close()
 
     return update.finish(run_neuron(main))
+
+
+def _renter_store(database: Database, options: ValidatorOptions) -> RenterStore:
+    """The renter's tables with their secrets, for which the key file has to be where ``register.py`` puts it.
+
+    Raises:
+        StoreError: it is not.
+    """
+    key_file = key_file_beside(options.database)
+    if not key_file.exists():
+        raise StoreError(
+            f"there is no key file {key_file}: without it this validator can neither renew the receipts of its rentals "
+            "nor end one whose hardware has changed; put a copy there if register.py uses --key.file"
+        )
+    return RenterStore(database, SecretBox.from_key_file(key_file))
 
 
 def settings_of(options: ValidatorOptions, versions: VersionFile) -> ValidatorSettings:

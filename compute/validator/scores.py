@@ -5,40 +5,51 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
-from compute.chain import Metagraph
+from compute.chain import Metagraph, Neuron
 from compute.config import Config
 from compute.proof.fingerprint import shared_devices
 from compute.reasons import ProofReason
 from compute.scoring import PENALIZED, score
 from compute.validator.circumstances import circumstances
 from compute.validator.facts import ScoreFact, SpecsFact, VerdictHistory
-from compute.validator.standing import Standing, standing
+from compute.validator.standing import Standing, ip_keepers, rented, standing
 
 
 @dataclass(frozen=True)
 class Known:
-    """Everything that scores depend on. ``allocated`` and ``penalized`` are hotkeys; ``unqueried`` as in standing."""
+    """Everything that scores depend on; ``unqueried`` as in standing.
+
+    ``answering`` have answered at the address that they announce, as in ``standing.unqueried``. ``allocated`` are the
+    hotkeys with evidence that their machine is rented, each with the validator that rents it.
+    """
 
     metagraph: Metagraph
     own_hotkey: str
     unqueried: Mapping[str, ProofReason]
     specs: Mapping[str, SpecsFact]
     histories: Mapping[str, VerdictHistory]
-    allocated: Collection[str]
+    allocated: Mapping[str, str]
     penalized: Collection[str]
+    answering: Collection[str] = ()
 
 
 def score_all(known: Known, config: Config, now: float) -> list[ScoreFact]:
     """Score every hotkey of the subnet but our own, by uid."""
     by_registration = sorted(known.metagraph.neurons, key=lambda neuron: (neuron.registered_at, neuron.uid))
-    proven = [(neuron, _proven_uuids(known, neuron.hotkey)) for neuron in by_registration]
+    standings = {neuron.hotkey: _standing(known, config, neuron, now) for neuron in by_registration}
+    # Who is not paid for a card has no claim to it: what was sold long ago must not be held against the buyer.
+    proven = [
+        (neuron, _proven_uuids(known, neuron.hotkey)) for neuron in by_registration if standings[neuron.hotkey].is_paid
+    ]
     shared = shared_devices([(neuron.hotkey, uuids) for neuron, uuids in proven])
-    around = circumstances(known.metagraph, known.own_hotkey, shared, proven)
+    around = circumstances(
+        known.metagraph, ip_keepers(known.metagraph, known.own_hotkey, known.answering), shared, proven
+    )
     facts = []
     for neuron in known.metagraph.neurons:
         if neuron.hotkey == known.own_hotkey:
             continue
-        stands = _standing(known, config, neuron.hotkey, neuron.registered_at, shared, now)
+        stands = Standing(ProofReason.SHARED_DEVICE) if neuron.hotkey in shared else standings[neuron.hotkey]
         penalties = [PENALIZED] if neuron.hotkey in known.penalized else []
         breakdown = score(
             stands.gpu,
@@ -55,6 +66,7 @@ def score_all(known: Known, config: Config, now: float) -> list[ScoreFact]:
             vars(breakdown)
             | {"penalties": penalties_told}
             | {"reason": reason.value, "kept": stands.kept, "gpu": stands.gpu}
+            | {"rented_through": known.allocated.get(neuron.hotkey)}
         )
         details |= around[neuron.hotkey]
         facts.append(ScoreFact(neuron.hotkey, neuron.uid, breakdown.total, reason, details))
@@ -67,21 +79,15 @@ def _proven_uuids(known: Known, hotkey: str) -> tuple[str, ...]:
     return history.last_ok.uuids if history is not None and history.last_ok is not None else ()
 
 
-def _standing(
-    known: Known, config: Config, hotkey: str, registered_at: int, shared: Mapping[str, str], now: float
-) -> Standing:
-    unqueried = known.unqueried.get(hotkey)
+def _standing(known: Known, config: Config, neuron: Neuron, now: float) -> Standing:
+    unqueried = known.unqueried.get(neuron.hotkey)
     if unqueried is not None:
         return Standing(unqueried)
-    if hotkey in shared:
-        return Standing(ProofReason.SHARED_DEVICE)
-    history = known.histories.get(hotkey, VerdictHistory())
-    last_ok = history.last_ok
-    if hotkey in known.allocated and last_ok is not None and last_ok.block >= registered_at:
-        # Nobody can prove it while its tenant has it.
-        return Standing(ProofReason.OK, last_ok.gpu, last_ok.count)
-    proven = standing(history, registered_at=registered_at, now=now, rounds=config.rounds)
-    specs = known.specs.get(hotkey)
+    history = known.histories.get(neuron.hotkey, VerdictHistory())
+    if neuron.hotkey in known.allocated:
+        return rented(history, registered_at=neuron.registered_at, rounds=config.rounds)
+    proven = standing(history, registered_at=neuron.registered_at, now=now, rounds=config.rounds)
+    specs = known.specs.get(neuron.hotkey)
     if proven.reason is ProofReason.NOT_PROVEN_YET and specs is not None and specs.reason is not ProofReason.OK:
         return Standing(specs.reason)
     return proven

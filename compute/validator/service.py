@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from compute.allocation.client import AllocationClient
@@ -14,21 +13,16 @@ from compute.chain import Chain, Metagraph, Neuron
 from compute.clock import Clock
 from compute.config import Config
 from compute.duty import repeat
-from compute.errors import NotRegistered, StoreError
-from compute.proof.models import Claim, MachineVerdict
-from compute.proof.session import Target, prove_batch
+from compute.errors import NotRegistered
 from compute.reasons import ProofReason
-from compute.renter.evidence import Rental
-from compute.specs import MachineSpecs, SpecsError, parse_specs
-from compute.telemetry.metrics import PROOF_SECONDS
-from compute.transport.peer import Caller, Peer
-from compute.validator.facts import FactStore, SpecsFact, VerdictHistory
-from compute.validator.probing import worker_on
+from compute.transport.peer import Caller
+from compute.validator.facts import FactStore, SpecsFact
+from compute.validator.proving import Lane, Prover, Turns
+from compute.validator.rented import Leases, RentedMachines
 from compute.validator.scores import Known, score_all
 from compute.validator.setting import Outcome, WeightSetter
 from compute.validator.specs_query import REQUEST_SECONDS, query_specs
-from compute.validator.standing import QueryPolicy, claim_of, is_due, unqueried
-from compute.validator.watching import HostKeys, Watched, alive
+from compute.validator.standing import QueryPolicy, unqueried
 
 logger = logging.getLogger(__name__)
 
@@ -52,19 +46,6 @@ class ValidatorSettings:
     poll_seconds: float = 6.0
 
 
-@dataclass(frozen=True)
-class Leases:
-    """Evidence from this validator's own renting, read anew at every use, and how to check that a rental lives.
-
-    ``watched`` is told after every look; what it raises is an error of that duty.
-    """
-
-    rentals: Callable[[], Sequence[Rental]]
-    penalized: Callable[[], Collection[str]]
-    host_keys: HostKeys
-    watched: Watched = lambda rentals, alive: None
-
-
 class ValidatorService:
     """Finds out what the miners' machines are and sets weights by it, until cancelled or ``rounds`` are over."""
 
@@ -84,24 +65,39 @@ class ValidatorService:
         self._own_hotkey = own_hotkey
         self._chain = chain
         self._caller = caller
-        self._client = client
         self._facts = facts
         self._leases = leases
         self._config = config
         self._settings = settings
         self._clock = clock
         self._setter = WeightSetter(chain, facts, clock)
-        # One thread: U and the openings of one batch, one after the other, on at most one core.
-        self._executor = ThreadPoolExecutor(1, "proof")
+        self._rented = RentedMachines(
+            own_hotkey=own_hotkey,
+            leases=leases,
+            facts=facts,
+            lists=settings.policy.lists,
+            clock=clock,
+            uid=self._uid,
+            on_rented=self._ask_soon,
+        )
+        self._ask_again: set[str] = set()
+        self._news = False
+        self._prover = Prover(
+            own_hotkey=own_hotkey,
+            client=client,
+            facts=facts,
+            config=config,
+            interval_blocks=settings.proof_interval_blocks,
+            clock=clock,
+            uid=self._uid,
+            on_refused=self._ask_soon,
+        )
         self._metagraph: Metagraph | None = None
-        self._unqueried: Mapping[str, ProofReason] = {}
-        self._delays: dict[str, float] = {}
-        self._leased: set[str] = set()
         self._rounds_left = settings.rounds
         self._rounds_over = asyncio.Event()
         self.up = asyncio.Event()
         """Set once the subnet has been read, and the duties begin."""
-        self.between_proofs = asyncio.Lock()
+        self.between_proofs = Turns(self._prover.lanes)
         """Held while a batch of proofs is under way. Whoever else holds it keeps the next one from beginning."""
 
     async def run(self) -> None:
@@ -111,17 +107,25 @@ class ValidatorService:
             ChainError: at the start: no chain, or this hotkey is not registered on the subnet.
         """
         await self.sync()
+        # Before anybody is proven: who is rented is left alone.
         await self.watch()
+        await self.look_at_receipts()
         poll = self._settings.poll_seconds
-        duties = [
-            repeat("sync", self.sync_if_due, clock=self._clock, pause_seconds=poll),
-            repeat("watch", self.watch, clock=self._clock, pause_seconds=WATCH_POLLS * poll),
-            repeat("weights", self.set_weights, clock=self._clock, pause_seconds=poll),
-        ]
+        duties: dict[str, tuple[Callable[[], Awaitable[None]], float]] = {
+            "sync": (self.sync_if_due, poll),
+            "watch": (self.watch, WATCH_POLLS * poll),
+            "receipts": (self.look_at_receipts, poll),
+            "own leases": (self._rented.keep_own, WATCH_POLLS * poll),
+            "weights": (self.set_weights, poll),
+        }
         if self._settings.perform_hardware_query:
-            duties.append(repeat("specs", self.query_due_specs, clock=self._clock, pause_seconds=poll))
-            duties.append(repeat("proof", self.prove_due, clock=self._clock, pause_seconds=poll))
-        tasks = [asyncio.create_task(duty) for duty in duties]
+            duties["specs"] = (self.query_due_specs, poll)
+            for lane in self._prover.lanes:
+                duties[f"proof ({lane.value})"] = (functools.partial(self.prove_due, lane), poll)
+        tasks = [
+            asyncio.create_task(repeat(name, work, clock=self._clock, pause_seconds=pause))
+            for name, (work, pause) in duties.items()
+        ]
         over = asyncio.create_task(self._rounds_over.wait())
         self.up.set()
         try:
@@ -130,7 +134,7 @@ class ValidatorService:
             for task in (*tasks, over):
                 task.cancel()
             await asyncio.gather(*tasks, over, return_exceptions=True)
-            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._prover.close()
 
     # --- sync ---------------------------------------------------------------------------------------------------
 
@@ -147,18 +151,21 @@ class ValidatorService:
                 f"hotkey {self._own_hotkey} is not registered on netuid {metagraph.netuid}; register it with: "
                 f"btcli subnets register --netuid {metagraph.netuid}"
             )
-        before = set(self._metagraph.by_hotkey) if self._metagraph is not None else set()
-        reasons = unqueried(metagraph, self._own_hotkey, self._settings.policy)
         self._facts.forget_absent(metagraph.by_hotkey.keys(), self._clock.now())
-        self._metagraph, self._unqueried = metagraph, reasons
+        self._know(metagraph)
+
+    def _know(self, metagraph: Metagraph) -> None:
+        before = set(self._metagraph.by_hotkey) if self._metagraph is not None else set()
+        self._metagraph = metagraph
         now = set(metagraph.by_hotkey)
         if before != now:
+            self._news = True
             logger.info(
                 "subnet read",
                 extra={
                     "block": metagraph.block,
                     "neurons": len(now),
-                    "queryable": len(now) - len(reasons),
+                    "queryable": len(now) - len(self._unqueried(self._facts.specs())),
                     "new": len(now - before),
                     "gone": len(before - now),
                 },
@@ -173,18 +180,10 @@ class ValidatorService:
     # --- specs --------------------------------------------------------------------------------------------------
 
     async def query_due_specs(self) -> None:
-        """Ask every miner whose specs are older than the interval, or unknown."""
+        """Ask every miner whose specs are older than the interval, or unknown: these first, and at once."""
         block = await self._chain.block()
-        known = self._facts.specs()
-        due = [
-            neuron
-            for neuron in self._queryable()
-            if neuron.hotkey not in known
-            or block - known[neuron.hotkey].block >= self._settings.specs_interval_blocks
-            or known[neuron.hotkey].block < neuron.registered_at
-        ]
         batches = query_specs(
-            due,
+            self._due_specs(block),
             caller=self._caller,
             clock=self._clock,
             block=block,
@@ -193,119 +192,75 @@ class ValidatorService:
         )
         async for batch in batches:
             self._facts.record_specs(batch)
+            self._rented.compare(batch, self._settings.specs_interval_blocks)
             for fact in batch:
                 if fact.reason is not ProofReason.OK:
                     details = {"uid": self._uid(fact.hotkey), "reason": fact.reason, "detail": fact.detail}
                     logger.info("no usable specs", extra=details)
 
+    def _due_specs(self, block: int) -> Iterator[Neuron]:
+        """Whom to ask, one after the other, those of whom nothing is known first.
+
+        A newcomer takes the next place that is free, also where it has come after the round began.
+        """
+        asked: set[str] = set()
+        waiting: list[Neuron] = []
+        self._news = True
+        while True:
+            if self._news:
+                self._news = False
+                waiting = [neuron for neuron in self._unasked(block) if neuron.hotkey not in asked][::-1]
+            if not waiting:
+                return
+            neuron = waiting.pop()
+            asked.add(neuron.hotkey)
+            self._ask_again.discard(neuron.hotkey)
+            yield neuron
+
+    def _unasked(self, block: int) -> list[Neuron]:
+        """Whom to ask, those of whom nothing is known first. Who shares an address with another is asked too."""
+        known = self._facts.specs()
+        unqueried = self._unqueried(known)
+
+        def is_new(neuron: Neuron) -> bool:
+            fact = known.get(neuron.hotkey)
+            return fact is None or fact.block < neuron.registered_at or neuron.hotkey in self._ask_again
+
+        def is_due(neuron: Neuron) -> bool:
+            reason = unqueried.get(neuron.hotkey)
+            if reason is not None and reason is not ProofReason.DUPLICATE_IP:
+                return False
+            return is_new(neuron) or block - known[neuron.hotkey].block >= self._settings.specs_interval_blocks
+
+        due = [neuron for neuron in self._known_metagraph().neurons if is_due(neuron)]
+        return sorted(due, key=lambda neuron: not is_new(neuron))
+
+    def _ask_soon(self, hotkey: str) -> None:
+        """Its specs are wanted now: it may have been rented since it was asked, or is rented by us."""
+        self._ask_again.add(hotkey)
+        self._news = True
+
     # --- rented machines ----------------------------------------------------------------------------------------
 
     async def watch(self) -> None:
         """See which of our rentals are alive: those are not proven, keep their last verdict, and score double."""
-        rentals = self._leases.rentals()
-        still_alive = await alive(rentals, self._leases.host_keys)
-        now_alive = {rental.hotkey for rental in still_alive}
-        for hotkey in self._leased ^ now_alive:
-            event = "rented machine is alive" if hotkey in now_alive else "rented machine is gone, or given back"
-            logger.info(event, extra={"uid": self._uid(hotkey)})
-        self._leased = now_alive
-        self._leases.watched(rentals, still_alive)
+        await self._rented.watch_own(self._known_metagraph().block)
+
+    async def look_at_receipts(self) -> None:
+        """See which machines others have rented, by the receipts that these show: the same holds for them."""
+        await self._rented.look_at_receipts(self._known_metagraph())
 
     # --- proof --------------------------------------------------------------------------------------------------
 
-    async def prove_due(self) -> None:
-        """Prove every free machine that is due, newcomers first, ``max_workers`` at a time.
-
-        A machine that is due and has no specs that could be proven gets a verdict with the specs' reason at once.
-        """
-        block = await self._chain.block()
-        due: list[tuple[Neuron, Claim]] = []
-        for neuron, claim, reason in self._due_for_proof(block):
-            if claim is None:
-                verdict = MachineVerdict(reason=reason, claim=Claim("", 0), detail="its specs could not be read")
-                self._publish(neuron.hotkey, verdict, block, seconds=0.0)
-            else:
-                due.append((neuron, claim))
-        size = self._config.rounds.max_workers
-        for start in range(0, len(due), size):
-            async with self.between_proofs:
-                await self._prove(due[start : start + size], block)
-
-    def _due_for_proof(self, block: int) -> list[tuple[Neuron, Claim | None, ProofReason]]:
-        """The free machines that are due, with their claim (None without usable specs) and the specs' reason."""
-        histories = self._facts.histories()
-        specs = self._facts.specs()
-        machines = self._machines(specs)
-        now = self._clock.now()
-        due: list[tuple[Neuron, Claim | None, ProofReason]] = []
-        for neuron in self._queryable():
-            fact = specs.get(neuron.hotkey)
-            if fact is None or neuron.hotkey in self._leased:
-                continue
-            machine = machines.get(neuron.hotkey)
-            claim = claim_of(machine, self._config.aliases) if machine is not None else None
-            history = histories.get(neuron.hotkey, VerdictHistory())
-            if not is_due(
-                history,
-                claim if fact.reason is ProofReason.OK else None,
-                fact.at,
-                registered_at=neuron.registered_at,
-                block=block,
-                now=now,
-                interval_blocks=self._settings.proof_interval_blocks,
-                rounds=self._config.rounds,
-            ):
-                continue
-            routine = history.latest is not None and history.latest.reason is ProofReason.OK
-            if not routine or self._delay_is_over(neuron.hotkey, now):
-                self._delays.pop(neuron.hotkey, None)
-                due.append((neuron, claim, fact.reason))
-        return sorted(due, key=lambda item: item[0].hotkey in histories)
-
-    def _delay_is_over(self, hotkey: str, now: float) -> bool:
-        """A routine proof begins at a moment that only this process knows."""
-        maximum = self._config.rounds.max_random_delay_seconds
-        end = self._delays.setdefault(hotkey, now + secrets.SystemRandom().uniform(0, maximum))
-        return now >= end
-
-    async def _prove(self, batch: Sequence[tuple[Neuron, Claim]], block: int) -> None:
-        started = self._clock.monotonic()
-        targets = [
-            Target(neuron.hotkey, claim, worker_on(self._client, Peer(neuron.hotkey, neuron.ip, neuron.port), claim))
-            for neuron, claim in batch
-        ]
-
-        def publish(target: Target, verdict: MachineVerdict) -> None:
-            self._publish(target.hotkey, verdict, block, seconds=self._clock.monotonic() - started)
-
-        await prove_batch(
-            targets,
-            validator_hotkey=self._own_hotkey,
-            models=self._config.models,
-            tolerance_pairs=self._config.tolerance_pairs,
-            settings=self._config.proof,
-            on_verdict=publish,
-            executor=self._executor,
-            clock=self._clock,
-        )
-
-    def _publish(self, hotkey: str, verdict: MachineVerdict, block: int, *, seconds: float) -> None:
-        details = {
-            "uid": self._uid(hotkey),
-            "claim": f"{verdict.claim.count} x {verdict.claim.gpu}",
-            "reason": verdict.reason,
-            "gpu": verdict.gpu,
-            "count": verdict.count,
-            "seconds": round(seconds, 1),
-            "detail": verdict.detail,
-        }
-        PROOF_SECONDS.labels(verdict.reason.value).observe(seconds)
-        logger.info("machine proven" if verdict.ok else "machine not proven", extra=details)
-        try:
-            self._facts.record_verdict(hotkey, verdict, at=self._clock.now(), block=block, seconds=seconds)
-        except StoreError as error:
-            # One verdict that cannot be written must not end the proofs of the others.
-            logger.error("a verdict is lost: %s", error, extra={"uid": self._uid(hotkey)})
+    async def prove_due(self, lane: Lane = Lane.MAIN) -> None:
+        """Prove a batch of the free machines that are due."""
+        async with self.between_proofs.turn(lane):
+            block = await self._chain.block()
+            unqueried = self._unqueried(self._facts.specs())
+            rented = self._rented.through()
+            neurons = self._known_metagraph().neurons
+            free = [neuron for neuron in neurons if neuron.hotkey not in unqueried and neuron.hotkey not in rented]
+            await self._prover.prove(lane, free, block)
 
     # --- weights ------------------------------------------------------------------------------------------------
 
@@ -315,15 +270,18 @@ class ValidatorService:
         own = metagraph.by_hotkey.get(self._own_hotkey)
         if own is None:
             raise NotRegistered(f"hotkey {self._own_hotkey} has been deregistered from netuid {metagraph.netuid}")
+        # Read for the weights, and of use to the other duties: a newcomer is known a poll after it has registered.
+        self._know(metagraph)
         specs = self._facts.specs()
         scores = score_all(
             Known(
                 metagraph=metagraph,
                 own_hotkey=self._own_hotkey,
-                unqueried=unqueried(metagraph, self._own_hotkey, self._settings.policy),
+                unqueried=self._unqueried(specs),
+                answering=self._answering(specs),
                 specs=specs,
                 histories=self._facts.histories(),
-                allocated=self._leased,
+                allocated=self._rented.through(),
                 penalized=self._leases.penalized(),
             ),
             self._config,
@@ -347,22 +305,22 @@ class ValidatorService:
         assert self._metagraph is not None, "run() syncs before any duty begins"
         return self._metagraph
 
-    def _queryable(self) -> list[Neuron]:
-        return [neuron for neuron in self._known_metagraph().neurons if neuron.hotkey not in self._unqueried]
+    def _unqueried(self, specs: Mapping[str, SpecsFact]) -> dict[str, ProofReason]:
+        """Who is neither proven nor paid, and why, by what is known of the subnet and of who answers where he says."""
+        answering = self._answering(specs)
+        return unqueried(self._known_metagraph(), self._own_hotkey, self._settings.policy, answering)
+
+    def _answering(self, specs: Mapping[str, SpecsFact]) -> set[str]:
+        """Who has answered its last question, at the address that it announces."""
+        neurons = self._known_metagraph().by_hotkey
+        return {
+            hotkey
+            for hotkey, fact in specs.items()
+            if fact.reason in (ProofReason.OK, ProofReason.NO_GPU)
+            and hotkey in neurons
+            and fact.block >= neurons[hotkey].registered_at
+        }
 
     def _uid(self, hotkey: str) -> int | None:
-        neuron = self._known_metagraph().by_hotkey.get(hotkey)
+        neuron = self._metagraph.by_hotkey.get(hotkey) if self._metagraph is not None else None
         return neuron.uid if neuron is not None else None
-
-    @staticmethod
-    def _machines(specs: Mapping[str, SpecsFact]) -> dict[str, MachineSpecs]:
-        machines = {}
-        for hotkey, fact in specs.items():
-            if fact.specs is None:
-                continue
-            try:
-                machines[hotkey] = parse_specs(fact.specs)
-            except SpecsError:
-                # Written by a version that was less strict; the next answer replaces it.
-                continue
-        return machines

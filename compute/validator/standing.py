@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from compute.access import AccessLists, enforced_version
 from compute.chain import Metagraph, Neuron
 from compute.config import RoundSettings
 from compute.proof.models import Claim
-from compute.reasons import ProofReason
-from compute.specs import MachineSpecs
+from compute.reasons import SAYS_NOTHING, ProofReason
+from compute.specs import MachineSpecs, SpecsError, parse_specs
 from compute.validator.facts import VerdictHistory
 from compute.versions import OWN
 
@@ -25,17 +26,21 @@ class QueryPolicy:
     minimal_versions: Callable[[], Iterable[int]] = lambda: (OWN.miner,)
 
 
-def unqueried(metagraph: Metagraph, own_hotkey: str, policy: QueryPolicy) -> dict[str, ProofReason]:
-    """The hotkeys that are not asked, and why; everybody else is. Our own hotkey is never asked.
+def unqueried(
+    metagraph: Metagraph, own_hotkey: str, policy: QueryPolicy, answering: Collection[str] = ()
+) -> dict[str, ProofReason]:
+    """The hotkeys that are not proven and not paid, and why; everybody else is. Our own hotkey never is.
 
-    Of several uids at one external IP the earliest registered keeps it. A miner that publishes no version is asked
-    only if the policy allows it, once the quorum of updated miners is reached; until then everybody is.
+    Of several uids at one external IP the earliest registered of those ``answering`` there keeps it, or of all where
+    none does: an address is the miner's own claim, and nobody loses his to one who only claims it. A miner that
+    publishes no version is asked only if the policy allows it, once the quorum of updated miners is reached; until
+    then everybody is.
     """
     serving = _serving(metagraph, own_hotkey)
     enforced = enforced_version(
         (neuron.version for neuron in serving), policy.minimal_versions(), policy.updated_threshold_percent
     )
-    keepers = ip_keepers(metagraph, own_hotkey)
+    keepers = ip_keepers(metagraph, own_hotkey, answering)
     reasons: dict[str, ProofReason] = {}
     for neuron in metagraph.neurons:
         white = policy.lists.whitelisted(neuron.hotkey, neuron.coldkey) is not None
@@ -52,10 +57,14 @@ def unqueried(metagraph: Metagraph, own_hotkey: str, policy: QueryPolicy) -> dic
     return reasons
 
 
-def ip_keepers(metagraph: Metagraph, own_hotkey: str) -> dict[str, Neuron]:
-    """Who keeps each external IP: the earliest registered of those that serve there."""
+def ip_keepers(metagraph: Metagraph, own_hotkey: str, answering: Collection[str] = ()) -> dict[str, Neuron]:
+    """Who keeps each external IP: the earliest registered of those that answer there, or say that they serve there."""
     keepers: dict[str, Neuron] = {}
-    for neuron in sorted(_serving(metagraph, own_hotkey), key=lambda neuron: (neuron.registered_at, neuron.uid)):
+    by_rank = sorted(
+        _serving(metagraph, own_hotkey),
+        key=lambda neuron: (neuron.hotkey not in answering, neuron.registered_at, neuron.uid),
+    )
+    for neuron in by_rank:
         keepers.setdefault(neuron.ip, neuron)
     return keepers
 
@@ -68,7 +77,7 @@ def _serving(metagraph: Metagraph, own_hotkey: str) -> list[Neuron]:
 class Standing:
     """What a miner is worth now. ``gpu`` and ``count`` are those of the verdict that stands.
 
-    ``kept``: the last proof failed with ``reason``, but the one before stands until the retries are used up.
+    ``kept``: there is no good proof of now because of ``reason``, but the last one stands for the time being.
     """
 
     reason: ProofReason
@@ -104,7 +113,31 @@ def standing(history: VerdictHistory, *, registered_at: int, now: float, rounds:
     return Standing(latest.reason)
 
 
-def is_due(
+def rented(history: VerdictHistory, *, registered_at: int, rounds: RoundSettings) -> Standing:
+    """What a machine is worth while it is rented: what it was last proven to be, since nobody can prove it now.
+
+    One that was never proven is worth nothing, and so is one that had used up its retries by failing proofs. Proofs
+    that it only refused, or that could not reach it, say nothing: it may have been rented already.
+    """
+    latest, last_ok = history.latest, history.last_ok
+    if last_ok is None or last_ok.block < registered_at:
+        failed = latest is not None and latest.block >= registered_at and latest.reason not in SAYS_NOTHING
+        return Standing(latest.reason if failed and latest is not None else ProofReason.RENTED)
+    if latest is not None and history.proven_failures > rounds.retry_limit:
+        return Standing(latest.reason)
+    return Standing(ProofReason.RENTED, last_ok.gpu, last_ok.count, kept=True)
+
+
+class Due(Enum):
+    """Why a machine is to be proven now."""
+
+    FIRST = "it has never been"
+    CHANGED = "it claims to be another machine than was proven"
+    RETRY = "its last proof failed"
+    ROUTINE = "its last proof is as old as the interval"
+
+
+def due(
     history: VerdictHistory,
     claim: Claim | None,
     claimed_at: float,
@@ -114,25 +147,28 @@ def is_due(
     now: float,
     interval_blocks: int,
     rounds: RoundSettings,
-) -> bool:
-    """Whether a machine is to be proven: never yet, its interval is over, or a retry is due.
+    changed_at_block: int = 0,
+) -> Due | None:
+    """Why a machine is to be proven at ``now``, or None where it is not.
 
     A retry is due ``retry_interval_seconds`` after a failure until the retries are used up, and after that once an
     unreachable machine has answered again; and after an ok verdict for another ``claim`` than now (None: the machine
-    no longer claims anything, or no longer answers). ``claimed_at`` is when it last said so, in Unix seconds like
-    ``now``.
+    no longer claims anything, or no longer answers), or from before ``changed_at_block``, at which its hardware
+    changed. ``claimed_at`` is when it last said so, in Unix seconds like ``now``.
     """
     latest = history.latest
     if latest is None or latest.block < registered_at:
-        return True
-    if block - latest.block >= interval_blocks:
-        return True
-    if now - latest.at < rounds.retry_interval_seconds:
-        return False
-    if latest.reason is not ProofReason.OK:
+        return Due.FIRST
+    failed = latest.reason is not ProofReason.OK
+    if now - latest.at >= rounds.retry_interval_seconds:
         is_back = latest.reason is ProofReason.UNREACHABLE and claim is not None and claimed_at > latest.at
-        return is_back or history.failures <= rounds.retry_limit
-    return claim != Claim(latest.claim_gpu, latest.claim_count)
+        if failed and (is_back or history.failures <= rounds.retry_limit):
+            return Due.RETRY
+        if not failed and (claim != Claim(latest.claim_gpu, latest.claim_count) or latest.block < changed_at_block):
+            return Due.CHANGED
+    if block - latest.block >= interval_blocks:
+        return Due.RETRY if failed else Due.ROUTINE
+    return None
 
 
 def claim_of(specs: MachineSpecs, aliases: Mapping[str, str]) -> Claim | None:
@@ -142,3 +178,13 @@ def claim_of(specs: MachineSpecs, aliases: Mapping[str, str]) -> Claim | None:
     """
     names = [aliases.get(gpu.name, gpu.name) for gpu in specs.gpus]
     return Claim(gpu=names[0], count=names.count(names[0])) if names else None
+
+
+def machine_of(specs: str | None) -> MachineSpecs | None:
+    """The parsed text of a ``SpecsFact``; None where there is none, or an older version has let it through."""
+    if specs is None:
+        return None
+    try:
+        return parse_specs(specs)
+    except SpecsError:
+        return None

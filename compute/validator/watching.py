@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from compute.allocation.keys import fingerprint
@@ -11,6 +11,7 @@ from compute.errors import SshError
 from compute.renter.evidence import Rental
 
 _SECONDS = 15.0
+_AT_ONCE = 32
 
 
 class HostKeys(Protocol):
@@ -20,8 +21,9 @@ class HostKeys(Protocol):
         """``TYPE BASE64`` of the key that answers there. Logs nobody in. Raises SshError: none does, in time."""
 
 
-Watched = Callable[[Sequence[Rental], Collection[Rental]], object]
-"""Takes the rentals that were looked at, and those of them that are alive."""
+Watched = Callable[[Sequence[Rental], Collection[Rental], Mapping[str, str]], object]
+"""Takes the rentals that were looked at, those of them that are alive, and by host key what has changed of those whose
+lease ends for that."""
 
 
 async def alive(rentals: Sequence[Rental], host_keys: HostKeys) -> set[Rental]:
@@ -30,12 +32,14 @@ async def alive(rentals: Sequence[Rental], host_keys: HostKeys) -> set[Rental]:
     This is the evidence for a lease that only its renter can have: the key was made for this lease, and its
     fingerprint came encrypted to the renter.
     """
+    slots = asyncio.Semaphore(_AT_ONCE)
 
     async def is_alive(rental: Rental) -> bool:
         if rental.is_paused:
             return True
         try:
-            line = await host_keys.host_key_line(rental.ip, rental.port, timeout_seconds=_SECONDS)
+            async with slots:
+                line = await host_keys.host_key_line(rental.ip, rental.port, timeout_seconds=_SECONDS)
         except SshError:
             return False
         return fingerprint(line) == rental.host_key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -284,3 +285,71 @@ async def test_a_taken_port_says_what_to_do(server: AxonServer, gate: OpenGate) 
     await server.start()
     with pytest.raises(ConfigError, match=r"--axon\.port"):
         AxonServer(MINER, gate, ip="127.0.0.2", port=server.port, external_ip="127.0.0.2")
+
+
+class Looker:
+    """What a look-up of our address says, one after the other; an exception is raised."""
+
+    def __init__(self, *answers: str | Exception) -> None:
+        self._answers = list(answers)
+
+    def __call__(self) -> str:
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def addresses(gate: OpenGate, *answers: str | Exception) -> list[str]:
+    """Our address at the start, and after each look-up."""
+    server = AxonServer(MINER, gate, ip="127.0.0.2", port=0, find_ip=Looker(*answers))
+    try:
+        seen = [server.axon.external_ip]
+        for _ in answers[1:]:
+            await server.refresh_address()
+            seen.append(server.axon.external_ip)
+        return seen
+    finally:
+        await server.stop()
+
+
+async def test_a_new_public_address_counts_when_it_was_found_twice(gate: OpenGate) -> None:
+    assert await addresses(gate, "192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.2") == [
+        *["192.0.2.1"] * 3,
+        "192.0.2.2",
+    ]
+
+
+async def test_one_odd_answer_or_none_changes_no_address(gate: OpenGate) -> None:
+    gone = OSError("no network")
+    answers = ("192.0.2.1", "192.0.2.2", "192.0.2.1", gone, "192.0.2.2", gone, "192.0.2.2")
+    assert set(await addresses(gate, *answers)) == {"192.0.2.1"}
+
+
+async def test_an_address_that_was_given_is_never_looked_up(gate: OpenGate) -> None:
+    server = AxonServer(MINER, gate, ip="127.0.0.2", port=0, external_ip="127.0.0.2", find_ip=Looker())
+    await server.refresh_address()
+    assert server.axon.external_ip == "127.0.0.2"
+    await server.stop()
+
+
+async def test_a_look_up_that_hangs_holds_nobody_up(gate: OpenGate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compute.transport.server._FIND_SECONDS", 0.01)
+    answered, calls = threading.Event(), []
+
+    def find() -> str:
+        calls.append(1)
+        if len(calls) == 2:
+            answered.wait(10)
+        return "192.0.2.1" if len(calls) == 1 else "192.0.2.2"
+
+    server = AxonServer(MINER, gate, ip="127.0.0.2", port=0, find_ip=find)
+    for _ in range(3):
+        await server.refresh_address()
+    assert len(calls) == 2
+    monkeypatch.setattr("compute.transport.server._FIND_SECONDS", 10)
+    answered.set()
+    for _ in range(2):
+        await server.refresh_address()
+    assert server.axon.external_ip == "192.0.2.2"
+    await server.stop()

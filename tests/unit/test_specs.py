@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute.specs import MAX_SPECS_CHARACTERS, Gpu, MachineSpecs, SpecsError, parse_specs
+from compute.receipts import Receipt
+from compute.specs import MAX_SPECS_CHARACTERS, Gpu, MachineSpecs, SpecsError, hardware_changes, parse_specs
 
 GPU = Gpu(name="NVIDIA H100 80GB HBM3", capacity_mib=81559, uuid="GPU-1", driver="570.1", pci="0000:01:00.0")
 MACHINE = MachineSpecs(
@@ -92,7 +93,43 @@ def test_any_section_may_be_anything(section: str, value: object) -> None:
     assert len(parsed.gpus) <= 64
 
 
-def test_hardware_key_sees_what_matters() -> None:
-    assert replace(MACHINE, ram_free=0, disk_free=0).hardware_key() == MACHINE.hardware_key()
-    assert MACHINE.with_gpus((GPU,)).hardware_key() != MACHINE.hardware_key()
-    assert replace(MACHINE, cpu_count=16).hardware_key() != MACHINE.hardware_key()
+def test_what_changes_by_itself_is_no_change_of_hardware() -> None:
+    busy = replace(
+        MACHINE, ram_free=0, ram_available=0, disk_free=0, disk_total=1, cpu_frequency_mhz=800.0, version=201
+    )
+    assert hardware_changes(MACHINE, busy) is None
+    # A new kernel and a new driver keep a little more, or less, for themselves; cards are listed in any order.
+    updated = MACHINE.with_gpus(
+        tuple(replace(gpu, driver="575.2", capacity_mib=gpu.capacity_mib - 300) for gpu in reversed(MACHINE.gpus))
+    )
+    assert hardware_changes(MACHINE, replace(updated, ram_total=MACHINE.ram_total - (1 << 30))) is None
+    assert hardware_changes(MACHINE, MACHINE.with_gpus((replace(GPU, uuid=None),) * 2)) is None
+
+
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [
+        (MACHINE.with_gpus((GPU,)), "GPUs were 2 x NVIDIA H100 80GB HBM3, now 1 x NVIDIA H100 80GB HBM3"),
+        (MACHINE.with_gpus(()), "GPUs were 2 x NVIDIA H100 80GB HBM3, now none"),
+        (MACHINE.with_gpus((GPU, replace(GPU, name="NVIDIA L4"))), "now 1 x NVIDIA H100 80GB HBM3, 1 x NVIDIA L4"),
+        (MACHINE.with_gpus((GPU, replace(GPU, uuid="GPU-3"))), "other GPUs of the same kind"),
+        (MACHINE.with_gpus((GPU, replace(GPU, uuid="GPU-2", capacity_mib=40_960))), "other GPUs of the same kind"),
+        (replace(MACHINE, cpu_count=16), "CPUs were 32, now 16"),
+        (replace(MACHINE, ram_total=128 << 30), "RAM was 256.0 GiB, now 128.0 GiB"),
+    ],
+)
+def test_changed_hardware_is_said_in_words(machine: MachineSpecs, words: str) -> None:
+    assert words in (hardware_changes(MACHINE, machine) or "")
+
+
+def test_a_receipt_goes_with_the_specs() -> None:
+    receipt = Receipt("5Validator", "5Miner", "SHA256:" + "A" * 43, 4444, 1_700_000_000, "0x" + "ab" * 64)
+    rented = replace(MACHINE, receipt=receipt)
+    assert parse_specs(rented.to_json()) == rented
+    assert "receipt" not in wire()
+
+
+@settings(max_examples=150, deadline=None)
+@given(JSON)
+def test_a_malformed_receipt_takes_nothing_away(value: object) -> None:
+    assert parse_specs(json.dumps({**wire(), "receipt": value})) == MACHINE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,11 +21,11 @@ from compute.allocation.manager import LeaseManager
 from compute.allocation.service import AllocateService
 from compute.chain_fake import FakeChain
 from compute.clock import ManualClock
-from compute.errors import ChainUnreachable, ExtrinsicRefused, NotRegistered
+from compute.errors import ChainUnreachable, ConfigError, ExtrinsicRefused, NotRegistered
 from compute.hardware import FixedHardware
 from compute.keypairs import verify_signature
 from compute.miner.gate import MinerGate
-from compute.miner.service import MinerService
+from compute.miner.service import SYNC_BLOCKS, MinerService
 from compute.protocol import Allocate, Challenge, Specs
 from compute.signing import SignerMemory
 from compute.specs import Gpu, MachineSpecs, parse_specs
@@ -46,6 +47,7 @@ class RecordedServer:
 
     def __init__(self) -> None:
         self.axon = SimpleNamespace(external_ip="127.0.0.2", external_port=8091)
+        self.new_address: str | None = None
         self.attached: set[str] = set()
         self.running = False
 
@@ -57,6 +59,10 @@ class RecordedServer:
 
     async def stop(self) -> None:
         self.running = False
+
+    async def refresh_address(self) -> None:
+        if self.new_address is not None:
+            self.axon.external_ip = self.new_address
 
 
 class Bench:
@@ -216,6 +222,83 @@ async def test_deregistration_is_noticed_and_said(bench: Bench, caplog: pytest.L
     bench.chain.neurons.clear()
     await bench.service.sync()
     assert "has been deregistered" in caplog.text
+
+
+async def test_a_miner_that_is_registered_again_says_so_and_is_announced(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.chain.add(MINER.ss58_address, ip="127.0.0.2", version=__version_as_int__)
+    await bench.service.sync()
+    bench.chain.neurons.clear()
+    for _ in range(3):
+        bench.chain.height += SYNC_BLOCKS
+        await bench.service.sync_if_due()
+    assert caplog.text.count("has been deregistered") == 1
+    bench.chain.add(MINER.ss58_address, ip="0.0.0.0", port=0, version=0)
+    bench.chain.height += SYNC_BLOCKS
+    await bench.service.sync_if_due()
+    assert "this hotkey is registered again" in caplog.text
+    assert (bench.chain.neurons[0].ip, bench.chain.neurons[0].port) == ("127.0.0.2", 8091)
+
+
+async def test_the_axon_follows_a_new_address_and_a_new_version(bench: Bench) -> None:
+    bench.chain.add(MINER.ss58_address, ip="127.0.0.2", port=8091, version=__version_as_int__ - 1)
+    await bench.service.sync()
+    bench.chain.height += SYNC_BLOCKS - 1
+    await bench.service.sync_if_due()
+    assert bench.chain.neurons[0].version == __version_as_int__ - 1
+    bench.chain.height += 1
+    await bench.service.sync_if_due()
+    assert bench.chain.neurons[0].version == __version_as_int__
+    bench.server.new_address = "127.0.0.3"
+    bench.chain.height += SYNC_BLOCKS
+    await bench.service.sync_if_due()
+    assert bench.chain.neurons[0].ip == "127.0.0.3"
+
+
+async def test_specs_are_looked_up_once_for_all_who_ask(bench: Bench) -> None:
+    await bench.service.refresh_hardware()
+    bench.hardware.current = MACHINE.with_gpus(())
+    for _ in range(3):
+        answer = await bench.service.answer_specs(Specs(), CONTEXT)
+        assert parse_specs(answer.specs_output) == MACHINE
+
+
+async def test_hardware_that_cannot_be_looked_at_stays_as_last_seen(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.service.refresh_hardware()
+
+    def fail() -> MachineSpecs:
+        raise ConfigError("no such disk")
+
+    monkeypatch.setattr(bench.hardware, "specs", fail)
+    with pytest.raises(ConfigError):
+        await bench.service.refresh_hardware()
+    answer = await bench.service.answer_specs(Specs(), CONTEXT)
+    assert parse_specs(answer.specs_output) == MACHINE
+
+
+async def test_what_is_lost_or_used_up_cannot_be_leased(bench: Bench) -> None:
+    await bench.manager.start()
+    await bench.service.refresh_hardware()
+    bench.hardware.current = MACHINE.with_gpus(())
+    output = (await bench.service.answer_allocate(allocation(), CONTEXT)).output
+    assert (output["status"], output["reason"]) == (False, "gpu_count")
+    bench.hardware.current = replace(MACHINE, ram_available=1 << 30, ram_total=64 << 30)
+    wanted = {"gpu": {"count": 1}, "ram": {"capacity": 2 << 30}}
+    for checking in (True, False):
+        synapse = Allocate(timeline=1, checking=checking, public_key=RENTER.public_pem, device_requirement=wanted)
+        output = (await bench.service.answer_allocate(synapse, CONTEXT)).output
+        assert (output["status"], output["reason"]) == (False, "ram")
+    await bench.manager.close()
+
+
+async def test_busy_memory_is_no_change_of_hardware(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    await bench.service.refresh_hardware()
+    bench.hardware.current = replace(MACHINE, ram_available=0, ram_free=0, disk_free=0)
+    await bench.service.refresh_hardware()
+    assert "the hardware has changed" not in caplog.text
 
 
 async def test_a_lost_gpu_is_noticed(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

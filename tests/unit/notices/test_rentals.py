@@ -40,6 +40,15 @@ def test_the_end_is_told_once_whether_the_machine_answered_or_not() -> None:
     assert story([DOWN], [DOWN], [], []) == [[], [NoticeKind.OFFLINE], [NoticeKind.DEALLOCATION], []]
 
 
+def test_an_end_for_a_reason_says_so() -> None:
+    known, _ = changes({}, [UP, Seen("r2", "hk2", True)], 0.0)
+    _, notices = changes(known, [], 1.0, {"r1": "ended, as its hardware has changed: CPUs were 8, now 4"})
+    assert [(notice.rental, notice.details) for notice in notices] == [
+        ("r1", "ended, as its hardware has changed: CPUs were 8, now 4"),
+        ("r2", "the rental has ended or was given back"),
+    ]
+
+
 def test_a_new_rental_of_the_same_miner_is_another() -> None:
     assert story([UP], [Seen("r2", "hk", True)]) == [[], [NoticeKind.DEALLOCATION]]
 

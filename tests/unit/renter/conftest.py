@@ -14,6 +14,7 @@ import pytest
 from compute.allocation.client import LeaseKeys
 from compute.allocation.keys import RenterKey, SecretBox, SessionKey
 from compute.clock import ManualClock
+from compute.receipts import Issuer
 from compute.renter import cli
 from compute.renter.fake import FakeMiner, FakeRemote, FakeSubnet
 from compute.renter.options import RenterOptions
@@ -61,6 +62,13 @@ class Keyboard:
         return self.on_call(argv)
 
 
+class Signer:
+    """Signs a message with its first 64 bytes."""
+
+    def sign(self, data: bytes) -> bytes:
+        return data[:64]
+
+
 class Terminal(io.StringIO):
     """A stream that says it is a terminal."""
 
@@ -90,6 +98,7 @@ class World:
         self.box = SecretBox(b"k" * 32)
         self.store = RenterStore(self.database, self.box)
         self.keyboard = Keyboard()
+        self.issuer = Issuer(Signer(), "validator", 27, self.clock)
         self.opened: list[RenterOptions] = []
         self.service = RenterService(
             metagraph=self.subnet.metagraph,
@@ -98,6 +107,7 @@ class World:
             remote=self.remote,
             clock=self.clock,
             gpu_scores=SCORES,
+            issuer=lambda: self.issuer,
         )
 
     @asynccontextmanager

@@ -21,8 +21,11 @@ from compute.errors import (
     UsageError,
 )
 from compute.reasons import Refusal
+from compute.receipts import MAX_SECONDS, check
+from compute.renter.evidence import Rental
 from compute.renter.fake import kind_of
-from compute.renter.records import GrantState, RenterStore
+from compute.renter.keeper import RentalKeeper
+from compute.renter.records import GrantRecord, GrantState, RenterStore
 from compute.renter.service import MAX_ATTEMPTS
 
 ONE_GPU = DeviceRequirement(cpu_count=1, gpu_count=1)
@@ -365,3 +368,117 @@ async def test_a_paused_machine_is_not_logged_in_to(world: Any) -> None:
     for work in (world.service.execute(name, ["true"]), world.service.ssh(name)):
         with pytest.raises(UsageError, match="is paused"):
             await work
+
+
+# --- receipts ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_miner_gets_a_receipt_when_the_machine_is_up(world: Any) -> None:
+    record = await world.service.allocate(ONE_GPU, days=30)
+    receipt = world.small.receipt
+    assert receipt is not None
+    check(
+        receipt,
+        netuid=27,
+        miner=world.small.peer.hotkey,
+        now=world.clock.now(),
+        verify=lambda hotkey, m, s: m[:64] == s,
+    )
+    assert (receipt.host_key, receipt.port) == (record.host_key, record.port)
+    assert receipt.until == int(world.clock.now() + MAX_SECONDS)
+    assert world.store.receipts() == {record.host_key: receipt.until}
+    await world.service.deallocate(record.name)
+    assert world.store.receipts() == {}
+
+
+async def test_an_older_miner_knows_no_receipts_and_is_rented_all_the_same(world: Any) -> None:
+    world.small.scripts["receipt"] = {"status": False, "port": 4444}
+    phases: list[str] = []
+    record = await world.service.allocate(ONE_GPU, on_phase=phases.append)
+    assert world.service.grants() == [record]
+    assert "took no receipt" in phases[-1]
+    assert world.store.receipts() == {}
+
+
+async def test_extending_renews_the_receipt(world: Any) -> None:
+    record = await world.service.allocate(ONE_GPU, days=1)
+    first = world.small.receipt
+    assert first.until == int(record.ends_at)
+    world.clock.advance(3600)
+    extended = await world.service.extend(record.name, days=3)
+    assert world.small.receipt.until == int(extended.ends_at)
+    world.small.scripts["receipt"] = CallError(503, "gone")
+    await world.service.extend(record.name, days=5)
+
+
+def keeper_of(world: Any) -> RentalKeeper:
+    return RentalKeeper(lambda: world.service, world.clock)
+
+
+def rental_of(record: GrantRecord) -> Rental:
+    assert record.host_key is not None
+    assert record.port is not None
+    return Rental(record.hotkey, record.peer.ip, record.port, record.host_key, is_paused=False)
+
+
+async def test_a_running_validator_renews_receipts_in_good_time(world: Any) -> None:
+    record = await world.service.allocate(ONE_GPU, days=30)
+    rental, keeper = rental_of(record), keeper_of(world)
+    first = world.small.receipt
+    await keeper.renew([rental])
+    world.clock.advance(MAX_SECONDS / 2 - 60)
+    await keeper.renew([rental])
+    assert world.small.receipt == first
+    world.clock.advance(120)
+    await keeper.renew([])
+    assert world.small.receipt == first
+    await keeper.renew([rental])
+    assert world.small.receipt.until == int(world.clock.now() + MAX_SECONDS)
+    assert world.store.receipts() == {record.host_key: world.small.receipt.until}
+
+
+async def test_a_miner_that_has_moved_gets_its_receipt_and_its_machine_back(world: Any) -> None:
+    record = await world.service.allocate(ONE_GPU, days=30)
+    world.small.peer = replace(world.small.peer, ip="127.0.0.9")
+    world.clock.advance(MAX_SECONDS / 2 + 60)
+    await keeper_of(world).renew([rental_of(record)])
+    assert world.small.receipt.until == int(world.clock.now() + MAX_SECONDS)
+    assert world.service.get(record.name).peer.ip == "127.0.0.9"
+    await keeper_of(world).end(rental_of(record))
+    assert world.small.owner is None
+
+
+async def test_a_lease_from_before_receipts_gets_one(world: Any) -> None:
+    world.small.scripts["receipt"] = {"status": False, "port": 4444}
+    record = await world.service.allocate(ONE_GPU, days=30)
+    keeper = keeper_of(world)
+    for _ in range(5):
+        await keeper.renew([rental_of(record)])
+    # A miner that takes none is asked again in an hour, not at every look.
+    assert world.small.requests.count("receipt") == 2
+    del world.small.scripts["receipt"]
+    world.clock.advance(3600)
+    await keeper.renew([rental_of(record)])
+    assert world.small.receipt is not None
+
+
+async def test_the_last_receipt_ends_with_the_lease_and_is_not_renewed(world: Any) -> None:
+    record = await world.service.allocate(ONE_GPU, days=1)
+    keeper = keeper_of(world)
+    world.clock.advance(86_000)
+    await keeper.renew([rental_of(record)])
+    assert world.small.requests.count("receipt") == 1
+
+
+async def test_a_validator_ends_a_rental_and_forgets_it(world: Any) -> None:
+    record = await world.service.allocate(ONE_GPU)
+    keeper = keeper_of(world)
+    world.small.scripts["deallocate"] = CallError(503, "gone")
+    with pytest.raises(CallError):
+        await keeper.end(rental_of(record))
+    assert world.service.grants() == [record]
+    del world.small.scripts["deallocate"]
+    await keeper.end(rental_of(record))
+    assert world.service.grants() == []
+    assert world.small.owner is None
+    await keeper.end(rental_of(record))

@@ -73,7 +73,7 @@ class Bench:
                 unqueried=unqueried(self.metagraph, "validator", QueryPolicy(AccessLists())),
                 specs=self.facts.specs(),
                 histories=self.facts.histories(),
-                allocated=allocated,
+                allocated=dict.fromkeys(allocated, "validator"),
                 penalized=penalized,
             ),
             CONFIG,

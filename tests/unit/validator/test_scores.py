@@ -32,7 +32,7 @@ def known(**changes: Any) -> Known:
         unqueried={"validator": ProofReason.NOT_SERVING},
         specs={},
         histories={"a": ok("NVIDIA H200", 8), "b": ok("NVIDIA RTX 4090", 2)},
-        allocated={"b"},
+        allocated={"b": "validator"},
         penalized=(),
     )
     return replace(base, **changes)
@@ -45,7 +45,7 @@ def totals(facts: Known) -> dict[str, tuple[float, ProofReason]]:
 def test_the_documented_examples() -> None:
     assert totals(known()) == {
         "a": (50.0, ProofReason.OK),
-        "b": (4.25, ProofReason.OK),
+        "b": (4.25, ProofReason.RENTED),
         "c": (0.0, ProofReason.NOT_PROVEN_YET),
     }
 
@@ -97,4 +97,20 @@ def test_a_card_that_was_only_claimed_takes_nothing_from_who_proved_it() -> None
     fact = replace(proven, uuids=("GPU-1",))
     liar = VerdictHistory(replace(fact, reason=ProofReason.SLOWER_THAN_CLAIMED), None, 1)
     found = totals(known(histories={"a": liar, "b": VerdictHistory(fact, fact)}))
-    assert found["b"][1] is ProofReason.OK
+    assert found["b"][0] == 100.0
+
+
+def test_a_card_of_a_machine_that_is_no_longer_paid_is_free_for_another() -> None:
+    proven = ok("NVIDIA H200", 8).latest
+    assert proven is not None
+    fact = replace(proven, uuids=("GPU-1",))
+    gone = replace(failed(VerdictHistory(fact, fact), ProofReason.UNREACHABLE), failures=99)
+    found = totals(known(histories={"a": gone, "b": VerdictHistory(fact, fact)}))
+    assert found["a"] == (0.0, ProofReason.UNREACHABLE)
+    assert found["b"] == (100.0, ProofReason.RENTED)
+
+
+def test_a_rented_newcomer_that_was_never_proven_earns_nothing() -> None:
+    facts = {fact.hotkey: fact for fact in score_all(known(allocated={"c": "other"}), CONFIG, 1002.0)}
+    assert (facts["c"].total, facts["c"].reason) == (0.0, ProofReason.RENTED)
+    assert facts["c"].breakdown["rented_through"] == "other"

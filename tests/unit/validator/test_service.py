@@ -17,6 +17,7 @@ from compute.chain_fake import FakeChain
 from compute.clock import ManualClock
 from compute.config import Config, load_config
 from compute.errors import CallError, ChainUnreachable, NotRegistered, SshError, SshUnreachable
+from compute.keypairs import verify_signature
 from compute.proof.models import Claim, MachineVerdict
 from compute.protocol import Allocate, Specs
 from compute.reasons import ProofReason
@@ -25,7 +26,8 @@ from compute.specs import Gpu, MachineSpecs
 from compute.store import Database
 from compute.transport.peer import Peer, S
 from compute.validator.facts import FactStore, WeightsState
-from compute.validator.service import Leases, ValidatorService, ValidatorSettings
+from compute.validator.rented import Leases
+from compute.validator.service import ValidatorService, ValidatorSettings
 from compute.validator.standing import QueryPolicy
 from compute.validator.status import miner_rows
 
@@ -92,7 +94,9 @@ class Bench:
             caller=self.miners,
             client=AllocationClient(self.miners, self.clock),
             facts=self.facts,
-            leases=Leases(rentals=lambda: self.rentals, penalized=set, host_keys=self.host_keys),
+            leases=Leases(
+                rentals=lambda: self.rentals, penalized=set, host_keys=self.host_keys, verify=verify_signature
+            ),
             config=QUICK,
             settings=replace(base, **settings),
             clock=self.clock,
@@ -217,7 +221,7 @@ async def test_a_rented_machine_keeps_its_last_good_verdict_whatever_came_after(
     await service.watch()
     await service.set_weights()
     (row,) = (row for row in miner_rows(bench.facts) if row.hotkey == "a")
-    assert (row.reason, row.allocated, row.weight) == (ProofReason.OK, True, 1.0)
+    assert (row.reason, row.allocated, row.weight) == (ProofReason.RENTED, True, 1.0)
 
 
 async def test_weights_follow_scores_and_are_read_back(bench: Bench) -> None:

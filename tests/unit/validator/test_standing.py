@@ -11,7 +11,7 @@ from compute.proof.models import Claim
 from compute.reasons import ProofReason
 from compute.specs import Gpu, MachineSpecs
 from compute.validator.facts import VerdictFact, VerdictHistory
-from compute.validator.standing import QueryPolicy, Standing, claim_of, is_due, standing, unqueried
+from compute.validator.standing import Due, QueryPolicy, Standing, claim_of, due, rented, standing, unqueried
 
 ROUNDS = RoundSettings(retry_limit=3, retry_interval_seconds=60.0, max_workers=4, max_random_delay_seconds=0.0)
 H200 = Claim("NVIDIA H200", 8)
@@ -57,36 +57,72 @@ def test_a_hotkey_that_registers_again_starts_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    ("history", "claim", "block", "now", "due"),
+    ("history", "claim", "block", "now", "why"),
     [
-        (VerdictHistory(), H200, 0, 0.0, True),
-        (VerdictHistory(OK, OK), H200, 101, 1001.0, False),
-        (VerdictHistory(OK, OK), H200, 460, 1001.0, True),
-        (VerdictHistory(OK, OK), Claim("NVIDIA H200", 4), 101, 1030.0, False),
-        (VerdictHistory(OK, OK), Claim("NVIDIA H200", 4), 101, 1061.0, True),
-        (VerdictHistory(OK, OK), None, 101, 1061.0, True),
-        (VerdictHistory(FAILED, OK, 1), H200, 201, 2030.0, False),
-        (VerdictHistory(FAILED, OK, 1), H200, 201, 2060.0, True),
-        (VerdictHistory(FAILED, OK, 4), H200, 201, 2060.0, False),
-        (VerdictHistory(FAILED, OK, 4), H200, 560, 2060.0, True),
+        (VerdictHistory(), H200, 0, 0.0, Due.FIRST),
+        (VerdictHistory(OK, OK), H200, 101, 1001.0, None),
+        (VerdictHistory(OK, OK), H200, 460, 1001.0, Due.ROUTINE),
+        (VerdictHistory(OK, OK), Claim("NVIDIA H200", 4), 101, 1030.0, None),
+        (VerdictHistory(OK, OK), Claim("NVIDIA H200", 4), 101, 1061.0, Due.CHANGED),
+        (VerdictHistory(OK, OK), Claim("NVIDIA H200", 4), 460, 1061.0, Due.CHANGED),
+        (VerdictHistory(OK, OK), None, 101, 1061.0, Due.CHANGED),
+        (VerdictHistory(FAILED, OK, 1), H200, 201, 2030.0, None),
+        (VerdictHistory(FAILED, OK, 1), H200, 201, 2060.0, Due.RETRY),
+        (VerdictHistory(FAILED, OK, 4), H200, 201, 2060.0, None),
+        (VerdictHistory(FAILED, OK, 4), H200, 560, 2060.0, Due.RETRY),
     ],
 )
-def test_due(history: VerdictHistory, claim: Claim | None, block: int, now: float, due: bool) -> None:
-    answer = is_due(history, claim, now, registered_at=0, block=block, now=now, interval_blocks=360, rounds=ROUNDS)
-    assert answer is due
+def test_due(history: VerdictHistory, claim: Claim | None, block: int, now: float, why: Due | None) -> None:
+    answer = due(history, claim, now, registered_at=0, block=block, now=now, interval_blocks=360, rounds=ROUNDS)
+    assert answer is why
+
+
+def test_hardware_that_changed_during_a_lease_is_proven_when_it_is_free() -> None:
+    def why(changed_at_block: int) -> Due | None:
+        return due(
+            VerdictHistory(OK, OK),
+            H200,
+            1500.0,
+            registered_at=0,
+            block=150,
+            now=1500.0,
+            interval_blocks=360,
+            rounds=ROUNDS,
+            changed_at_block=changed_at_block,
+        )
+
+    assert why(140) is Due.CHANGED
+    assert why(99) is None
+
+
+def test_a_rented_machine_keeps_the_verdict_that_stood() -> None:
+    def worth(history: VerdictHistory, registered_at: int = 0) -> Standing:
+        return rented(history, registered_at=registered_at, rounds=ROUNDS)
+
+    refused = replace(FAILED, reason=ProofReason.REFUSED)
+    kept = Standing(ProofReason.RENTED, "NVIDIA H200", 8, kept=True)
+    assert worth(VerdictHistory(OK, OK)) == kept
+    # It was rented through somebody that nobody could see: that it refused proofs says nothing.
+    assert worth(VerdictHistory(refused, OK, failures=50, proven_failures=0)) == kept
+    assert worth(VerdictHistory(FAILED, OK, failures=3, proven_failures=3)) == kept
+    # A liar that was found out does not become honest by being rented.
+    assert worth(VerdictHistory(refused, OK, failures=5, proven_failures=4)) == Standing(ProofReason.REFUSED)
+    assert not worth(VerdictHistory()).is_paid
+    assert worth(VerdictHistory()) == Standing(ProofReason.RENTED)
+    assert worth(VerdictHistory(refused, None, 1)) == Standing(ProofReason.RENTED)
+    assert worth(VerdictHistory(FAILED, None, 1, 1)) == Standing(ProofReason.TIMEOUT)
+    assert worth(VerdictHistory(OK, OK), registered_at=150) == Standing(ProofReason.RENTED)
 
 
 def test_a_machine_that_is_back_is_proven_although_its_retries_are_used_up() -> None:
     gone = VerdictHistory(replace(FAILED, reason=ProofReason.UNREACHABLE), OK, 9)
 
-    def due(claim: Claim | None, claimed_at: float) -> bool:
-        return is_due(
-            gone, claim, claimed_at, registered_at=0, block=201, now=2100.0, interval_blocks=360, rounds=ROUNDS
-        )
+    def why(claim: Claim | None, claimed_at: float) -> Due | None:
+        return due(gone, claim, claimed_at, registered_at=0, block=201, now=2100.0, interval_blocks=360, rounds=ROUNDS)
 
-    assert due(H200, claimed_at=2050.0)
-    assert not due(H200, claimed_at=1999.0)
-    assert not due(None, claimed_at=2050.0)
+    assert why(H200, claimed_at=2050.0) is Due.RETRY
+    assert why(H200, claimed_at=1999.0) is None
+    assert why(None, claimed_at=2050.0) is None
 
 
 def test_a_claim_is_one_model() -> None:
@@ -130,6 +166,16 @@ def test_one_ip_one_uid_and_the_earliest_keeps_it(miners: list[Neuron]) -> None:
     miners[1] = replace(miners[1], ip="127.0.0.9", registered_at=50)
     miners[3] = replace(miners[3], ip="127.0.0.9", registered_at=40)
     assert reasons(miners) == {"validator": ProofReason.NOT_SERVING, "a": ProofReason.DUPLICATE_IP}
+
+
+def test_an_address_is_his_who_answers_there(miners: list[Neuron]) -> None:
+    """An older uid that only says it is at another's address takes nothing from him."""
+    squatter = replace(miners[1], ip=miners[3].ip, registered_at=0)
+    miners[1] = squatter
+    found = unqueried(subnet(*miners), "validator", QueryPolicy(AccessLists()), answering={"c"})
+    assert found == {"validator": ProofReason.NOT_SERVING, "a": ProofReason.DUPLICATE_IP}
+    both = unqueried(subnet(*miners), "validator", QueryPolicy(AccessLists()), answering={"a", "c"})
+    assert both == {"validator": ProofReason.NOT_SERVING, "c": ProofReason.DUPLICATE_IP}
 
 
 def test_black_lists(miners: list[Neuron]) -> None:
