@@ -362,6 +362,24 @@ async def test_what_it_was_before_the_lease_does_not_matter(world: World) -> Non
     assert await world.look() == {A: US.ss58_address}
 
 
+async def test_each_lease_begins_with_the_machine_that_it_found(world: World) -> None:
+    world.rent()
+    await world.look()
+    world.show(A, None)
+    world.rentals.clear()
+    await world.look()
+    world.rent()
+    await world.look()
+    for _ in range(3):
+        world.show(A, None, LESS)
+        world.pass_blocks(INTERVAL)
+    assert await world.look() == {A: US.ss58_address}
+    for _ in range(2):
+        world.show(A, None, MACHINE)
+        world.pass_blocks(INTERVAL)
+    assert await world.look() == {}
+
+
 async def test_the_evidence_survives_a_restart(world: World) -> None:
     world.rent()
     await world.look()
