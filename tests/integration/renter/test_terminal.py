@@ -129,6 +129,14 @@ class Terminal:
         return True
 
 
+def serve(stage: Stage, folder: Path) -> None:
+    """Start the miner, and wait until somebody sees its machine."""
+    stage.start_miner(stage.actors[0])
+    deadline = time.monotonic() + _SECONDS
+    while not Renting(stage, folder).json("offers"):
+        assert time.monotonic() < deadline, stage.log_tail("miner")
+
+
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     stage = Stage(tmp_path_factory.mktemp("stage"), [Actor("miner", Kind.HONEST, 2)], block_seconds=0.25)
@@ -136,7 +144,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         stage.start_chain()
         for name in (VALIDATOR, "miner"):
             stage.register(name)
-        stage.start_miner(stage.actors[0])
+        serve(stage, tmp_path_factory.mktemp("first"))
         yield stage
     finally:
         stage.close()
@@ -144,12 +152,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 @pytest.fixture
 def renting(stage: Stage, tmp_path: Path) -> Iterator[Renting]:
-    """Somebody who sees the miner's machine free."""
     renting = Renting(stage, tmp_path)
-    deadline = time.monotonic() + _SECONDS
-    while not (offers := renting.json("offers")):
-        assert time.monotonic() < deadline, stage.log_tail("miner")
-    assert isinstance(offers, list)
     yield renting
     # What a failed test has left is given back; nothing else would free the machine for the next.
     renting.run("deallocate", "--all", "--yes")
@@ -315,7 +318,9 @@ def test_errors_end_with_the_next_thing_to_do(rented: Renting) -> None:
         assert "Traceback" not in ran.stderr
 
 
-def test_a_miner_that_refuses_is_six_and_one_that_is_gone_is_four(rented: Renting, stage: Stage) -> None:
+def test_a_miner_that_refuses_is_six_and_one_that_is_gone_is_four(
+    rented: Renting, stage: Stage, tmp_path: Path
+) -> None:
     other = {"SQLITE_DB_PATH": f"{rented.environment['HOME']}/other.db"}
     ran = rented.run("allocate-hotkey", rented.miner, **other)
     assert ran.returncode == 6, ran.stderr
@@ -337,4 +342,4 @@ def test_a_miner_that_refuses_is_six_and_one_that_is_gone_is_four(rented: Rentin
     finally:
         # The lease, whose owner has forgotten it, is not the next test's affair.
         stage.database_path("miner").unlink()
-        stage.start_miner(stage.actors[0])
+        serve(stage, tmp_path)
