@@ -17,8 +17,11 @@ from pathlib import Path
 
 import bittensor
 
+from compute.allocation.bench import lease_bench
 from compute.console import Column, Output
 from compute.localnet.process import NodeProcess
+from compute.miner.machine import docker_host
+from compute.options.miner import IMAGE
 from compute.proof.bench import bench as proof_bench
 from compute.protocol import Allocate
 from compute.transport.caller import DendriteCaller
@@ -123,9 +126,15 @@ def _proof() -> dict[str, float]:
     return figures
 
 
+def _leases() -> dict[str, float]:
+    """On the Docker engine of this machine; nothing where there is none."""
+    return lease_bench(IMAGE.default, docker_host(), Output(sys.stdout, sys.stderr).note)
+
+
 SECTIONS: dict[str, Callable[[], dict[str, float]]] = {
     "proof": _proof,
     "calls": lambda: {**_headers(), **asyncio.run(_calls()), **_chain()},
+    "leases": _leases,
     "subnet": subnet_bench,
 }
 """``subnet`` takes some minutes."""
