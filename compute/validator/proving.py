@@ -144,6 +144,8 @@ class Prover:
                 reason = candidate.specs.reason
                 verdict = MachineVerdict(reason=reason, claim=Claim("", 0), detail="its specs could not be read")
                 self._publish(candidate.neuron.hotkey, verdict, block, seconds=0.0)
+                # Five milliseconds each, and there may be dozens.
+                await asyncio.sleep(0)
             else:
                 claimed.append((candidate.neuron, candidate.claim))
         batch = claimed[: self._lanes[lane]]

@@ -260,6 +260,8 @@ class ValidatorService:
             rented = self._rented.through()
             neurons = self._known_metagraph().neurons
             free = [neuron for neuron in neurons if neuron.hotkey not in unqueried and neuron.hotkey not in rented]
+            # What is read here, and there, of 256 miners is enough for one turn of the event loop.
+            await asyncio.sleep(0)
             await self._prover.prove(lane, free, block)
 
     # --- weights ------------------------------------------------------------------------------------------------
