@@ -6,8 +6,8 @@ engine_answers() {
 
 if ! engine_answers; then
 	mkdir -p build
-	# Of an engine that was killed: one whose number another process has by now keeps a new engine from starting.
-	pgrep -x dockerd >/dev/null || rm -f /var/run/docker.pid
+	# Of an engine that was killed: a number that another process has by now keeps a new engine from starting.
+	pgrep -x dockerd >/dev/null || rm -f /var/run/docker.pid /var/run/docker/containerd/containerd.pid
 	dockerd >build/dockerd.log 2>&1 &
 	engine=$!
 	trap 'kill "$engine" 2>/dev/null && wait "$engine" || true' EXIT
