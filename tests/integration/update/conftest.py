@@ -19,7 +19,7 @@ from compute.update.clone import Clone
 from compute.update.decision import Stay, Take, decide
 
 ROOT = Path(__file__).resolve().parents[3]
-_SECONDS = 25.0
+_SECONDS = 90.0
 # What the small neuron and its self-test need; the rest would only make each start slow.
 _KEPT = (
     *("__init__", "clock", "config", "duty", "errors", "neuron", "reasons", "scoring", "options/*", "update/*"),
