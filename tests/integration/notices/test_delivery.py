@@ -48,7 +48,7 @@ async def serving(receiver: Receiver, tls: ssl.SSLContext | None = None) -> Asyn
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+    port = site._server.sockets[0].getsockname()[1]
     try:
         yield f"{'https' if tls else 'http'}://localhost:{port}/token-in-the-path"
     finally:
@@ -101,14 +101,14 @@ async def drop(request: web.Request) -> web.StreamResponse:
 
 async def half_an_answer(request: web.Request) -> web.StreamResponse:
     assert request.transport is not None
-    request.transport.write(b"HTTP/1.1 200")  # type: ignore[attr-defined]
+    request.transport.write(b"HTTP/1.1 200")
     request.transport.close()
     return web.Response()
 
 
 async def garbage(request: web.Request) -> web.StreamResponse:
     assert request.transport is not None
-    request.transport.write(b"\x00\xff not HTTP at all\r\n\r\n")  # type: ignore[attr-defined]
+    request.transport.write(b"\x00\xff not HTTP at all\r\n\r\n")
     request.transport.close()
     return web.Response()
 

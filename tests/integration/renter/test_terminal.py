@@ -278,9 +278,9 @@ def test_without_a_terminal_the_line_to_run_instead_does_it(rented: Renting) -> 
 
 def test_every_command_speaks_json(renting: Renting) -> None:
     done = {"done": ["mine"]}
-    (offer,) = renting.json("offers")  # type: ignore[misc]
+    (offer,) = renting.json("offers")
     assert (offer["free"], len(offer["claims"]["gpus"])) == (True, 2)
-    (ranked,) = renting.json("allocate", "--explain")  # type: ignore[misc]
+    (ranked,) = renting.json("allocate", "--explain")
     assert ranked["rank"] == 1
     grant = renting.json("allocate-hotkey", renting.miner, "--name", "mine")
     assert isinstance(grant, dict)
