@@ -17,8 +17,8 @@ import bittensor_drand
 
 from compute.chain import SubtensorChain
 from compute.localnet.scale import compact
-from compute.neuron import leave
 from compute.options import parse_validator
+from compute.update.guard import leave
 from compute.validator import program
 from compute.validator.facts import FactStore, ScoreFact, WeightsState
 
