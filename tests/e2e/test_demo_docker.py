@@ -105,7 +105,7 @@ def test_the_same_story_in_containers(engine: DockerClient, tmp_path: Path) -> N
     assert result["chain"]["weights_match"] is True
 
     events = list(
-        engine.events(since=begun, until=int(time.time()) + 1, filters={"label": "compute.miner"}, decode=True)
+        engine.events(since=begun, until=int(time.time()) + 1, filters={"label": "compute.lease"}, decode=True)
     )
     seen = {
         what: {
