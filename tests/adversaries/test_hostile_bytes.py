@@ -311,8 +311,8 @@ async def test_hostile_bytes_take_no_memory() -> None:
         left = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    # The machine is in this process too: its C, its frames of 0.8 MB, what it floods the pipe with, and of all that what
-    # has not been collected yet, which in a process with a large heap is more. What it announces is up to 4 GB a frame.
+    # The machine is in this process too: its C, its frames of 0.8 MB, what it floods the pipe with, and of all that
+    # what has not been collected yet, which is more where the heap is large. It announces up to 4 GB a frame.
     assert max(peaks) < 15 * FLOOD_BYTES + 30_000_000
     assert left - before < 1_000_000
 
