@@ -19,6 +19,7 @@ import bittensor
 
 from compute.allocation.bench import lease_bench
 from compute.console import Column, Output
+from compute.localnet.crowd import OpenGate
 from compute.localnet.process import NodeProcess
 from compute.miner.machine import docker_host
 from compute.options.miner import IMAGE
@@ -71,19 +72,6 @@ def _headers() -> dict[str, float]:
     return {"synapse_headers_speedup_ratio": theirs / ours}
 
 
-class _Open:
-    """Lets everybody in."""
-
-    def refusal(self, hotkey: str, synapse_name: str) -> str | None:
-        return None
-
-    def overuse(self, hotkey: str) -> str | None:
-        return None
-
-    def priority(self, hotkey: str, synapse_name: str) -> float:
-        return 1.0
-
-
 class _Wallet:
     """The two keys that an axon reads."""
 
@@ -99,7 +87,7 @@ async def _calls() -> dict[str, float]:
         return synapse
 
     miner, validator = _Wallet("//miner"), _Wallet("//validator")
-    server = AxonServer(miner, _Open(), ip="127.0.0.2", port=0, external_ip="127.0.0.2")
+    server = AxonServer(miner, OpenGate(), ip="127.0.0.2", port=0, external_ip="127.0.0.2")
     server.attach(Allocate, answer)
     await server.start()
     peer = Peer(miner.hotkey.ss58_address, "127.0.0.2", server.port)

@@ -153,7 +153,7 @@ class Crowd:
                 child.kill()
 
 
-class _Open:
+class OpenGate:
     """Lets everybody in."""
 
     def refusal(self, hotkey: str, synapse_name: str) -> str | None:
@@ -174,7 +174,7 @@ async def _serve_honest(uid: int) -> int:
         return synapse
 
     address = address_of(uid)
-    server = AxonServer(wallet_of(uid), _Open(), ip=address, port=0, external_ip=address, max_workers=1)
+    server = AxonServer(wallet_of(uid), OpenGate(), ip=address, port=0, external_ip=address, max_workers=1)
     server.attach(Specs, answer)
     await server.start()
     return server.port
