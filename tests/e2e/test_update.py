@@ -169,7 +169,7 @@ async def test_updates_good_and_broken_leave_leases_scores_and_weights_as_they_s
     assert git(stage.clone, "rev-parse", "HEAD") == good != first
     before = subnet.confirmed_block()
     await subnet.until(lambda: subnet.confirmed_block() > before, "the new release sets weights")
-    assert subnet.scores() == {"one": (0.33, False), "two": (0.67, True)}
+    await subnet.until(lambda: subnet.scores() == {"one": (0.33, False), "two": (0.67, True)}, "the same scores")
     assert subnet.lease("two") == lease
 
     stage.edit("compute/__init__.py", '__version__ = "2.0.1"', '__version__ = "2.0.2"')
@@ -182,7 +182,8 @@ async def test_updates_good_and_broken_leave_leases_scores_and_weights_as_they_s
     assert git(stage.clone, "status", "--porcelain") == ""
     before = subnet.confirmed_block()
     await subnet.until(lambda: subnet.confirmed_block() > before, "the good release sets weights")
-    assert subnet.scores() == {"one": (0.33, False), "two": (0.67, True)}
+    # A block here is a 48th of a real one: a machine that three starts at once kept busy may have lost a proof or two.
+    await subnet.until(lambda: subnet.scores() == {"one": (0.33, False), "two": (0.67, True)}, "the same scores again")
 
     assert {name: process.pid for name, process in stage.processes.items()} == pids
     assert subnet.lease("two") == lease
