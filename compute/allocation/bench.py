@@ -1,4 +1,8 @@
-"""What a lease costs on a real Docker engine, from the request to SSH's banner, against building an image for each."""
+"""What a lease costs on a real Docker engine, from the request to SSH's banner, against building an image for each.
+
+Twice: of a machine that stands ready, as between leases, and of one that does not, as where the last lease asked for
+another machine, or was taken over from a probe.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +34,18 @@ from compute.store import Database
 
 _LEASES = 50
 _EDGE = 10
-_BUILDS = 7
+_OTHERS = 7
+"""How many there are of what takes longer."""
 _HOST = "127.0.0.1"
 _BANNER_SECONDS = 30.0
 _LOOK_SECONDS = 0.01
+_GIB = 1 << 30
 
 
 def lease_bench(image: str, url: str, say: Callable[[str], None]) -> dict[str, float]:
     """Figures of the engine at ``url``; none, and a word to ``say``, where it or the image is missing.
 
-    Both ways run in turns, so that what else the machine does meets both alike.
+    All ways run in turns, so that what else the machine does meets both alike.
     """
     miner = f"bench-{secrets.token_hex(8)}"
     settings = DockerSettings(miner=miner, image=image, bind_address=_HOST)
@@ -61,6 +67,7 @@ def lease_bench(image: str, url: str, say: Callable[[str], None]) -> dict[str, f
 
 async def _compare(runtime: DockerRuntime, client: DockerClient, base: str) -> dict[str, float]:
     leases: list[float] = []
+    unprepared: list[float] = []
     builds: list[float] = []
     with tempfile.TemporaryDirectory(prefix="compute-bench-") as folder, _database(Path(folder)) as database:
         manager = LeaseManager(
@@ -69,12 +76,23 @@ async def _compare(runtime: DockerRuntime, client: DockerClient, base: str) -> d
             specs=SystemHardware().specs,
             clock=SystemClock(),
             ssh_port=_free_port(),
+            stand_ready=True,
         )
+        service = AllocateService(manager)
         await manager.start()
         try:
+            # The machines that stand ready from now on are like this one.
+            await _lease_seconds(service, _GIB)
             for number in range(_LEASES):
-                leases.append(await _lease_seconds(AllocateService(manager)))
-                if number % (_LEASES // _BUILDS) == 0 and len(builds) < _BUILDS:
+                await _until_ready(manager)
+                leases.append(await _lease_seconds(service, _GIB))
+                if number % (_LEASES // _OTHERS) == 0 and len(builds) < _OTHERS:
+                    await _until_ready(manager)
+                    unprepared.append(await _lease_seconds(service, 2 * _GIB))
+                    await _until_ready(manager)
+                    # Back to machines like the first.
+                    await _lease_seconds(service, _GIB)
+                    await _until_ready(manager)
                     builds.append(await asyncio.to_thread(_build_seconds, client, base))
         finally:
             await manager.close()
@@ -83,16 +101,25 @@ async def _compare(runtime: DockerRuntime, client: DockerClient, base: str) -> d
         "lease_start_ms": statistics.median(leases) * 1e3,
         "lease_start_p95_ms": statistics.quantiles(leases, n=20)[-1] * 1e3,
         "lease_50_drift_percent": (last / first - 1) * 100,
+        "lease_unprepared_ms": statistics.median(unprepared) * 1e3,
         "lease_build_per_request_ms": statistics.median(builds) * 1e3,
         "lease_speedup_ratio": statistics.median(builds) / statistics.median(leases),
     }
 
 
-async def _lease_seconds(service: AllocateService) -> float:
+async def _until_ready(manager: LeaseManager) -> None:
+    deadline = time.monotonic() + _BANNER_SECONDS
+    while not manager.is_ready:
+        if time.monotonic() > deadline:
+            raise ComputeError("no machine stood ready in time")
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _lease_seconds(service: AllocateService, ram_bytes: int) -> float:
     """One lease as the miner starts it for a signed request, up to the banner; then it is given back."""
     owner = RenterKey.generate().public_pem
     wishes = {"base_image": "ubuntu", "ssh_key": SessionKey.generate().public_line}
-    needs = {"cpu": {"count": 1}, "ram": {"capacity": 1 << 30}}
+    needs = {"cpu": {"count": 1}, "ram": {"capacity": ram_bytes}}
     request = AllocateCall("bench", 1, False, owner, needs, wishes)
     begun = time.perf_counter()
     answer = await service.answer(request)
@@ -107,15 +134,15 @@ async def _lease_seconds(service: AllocateService) -> float:
 
 
 def _build_seconds(client: DockerClient, base: str) -> float:
-    """The older way: a layer with the renter's password and one with its key, then a run.
+    """The older way: an image with one layer, of the renter's password and key, then a run.
 
     It installed its packages anew each time as well; here they are on the base already.
     """
     key, password = SessionKey.generate().public_line, new_password()
     steps = (
         f"FROM {base}\n"
-        f"RUN mkdir -p /run/sshd && echo 'root:{password}' | chpasswd\n"
-        f"RUN mkdir -p /root/.ssh && echo '{key}' > /root/.ssh/authorized_keys\n"
+        f"RUN mkdir -p /run/sshd /root/.ssh && echo '{key}' > /root/.ssh/authorized_keys"
+        f" && echo 'root:{password}' | chpasswd\n"
         'CMD ["/usr/sbin/sshd", "-D", "-o", "PermitRootLogin=yes"]\n'
     )
     tag, port = f"{base.partition(':')[0]}:{secrets.token_hex(8)}", _free_port()

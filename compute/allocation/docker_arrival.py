@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from docker.models.containers import Container
 
-from compute.allocation.docker_engine import DockerEngine
+from compute.allocation.docker_engine import DiskFull, DockerEngine
+from compute.allocation.docker_files import UNPACK_FAILED
 from compute.allocation.dockerfile import failed_step
 from compute.allocation.runtime import LeaseOrder
 from compute.errors import RuntimeFailure
@@ -62,25 +64,28 @@ class Arrival:
 
     def failure(self, error: RuntimeFailure) -> RuntimeFailure:
         """What to tell the renter where waiting ended with ``error``; never raises."""
-        if self._has_script:
-            return RuntimeFailure(self._script_failure() or str(error))
-        # What a script has said is its renter's alone.
-        with contextlib.suppress(RuntimeFailure), self._engine.calling("show the container's log"):
-            said = self._container.logs(tail=_LOG_LINES).decode(errors="backslashreplace").strip()
-            logger.warning("the container did not come up; it said: %s", said or "nothing")
-        return error
-
-    def _script_failure(self) -> str | None:
+        if not self._has_script:
+            # What a script has said is its renter's alone.
+            with contextlib.suppress(RuntimeFailure), self._engine.calling("show the container's log"):
+                said = self._container.logs(tail=_LOG_LINES).decode(errors="backslashreplace").strip()
+                logger.warning("the container did not come up; it said: %s", said or "nothing")
         with contextlib.suppress(RuntimeFailure), self._engine.calling("describe the container"):
             self._container.reload()
             state = self._container.attrs["State"]
-            if state["Status"] == "running":
-                late = time.monotonic() - self._begun >= self.patience_seconds
-                return f"the dockerfile took longer than {self.patience_seconds:g} s" if late else None
-            if step := failed_step(int(state["ExitCode"])):
-                return f"step {step} of the dockerfile failed"
-            if state.get("OOMKilled"):
-                return "the dockerfile needs more memory than the lease has"
+            if state["Status"] != "running" and int(state["ExitCode"]) == UNPACK_FAILED:
+                return DiskFull("the machine's files could not be written: the miner's disk is full")
+            if self._has_script:
+                return RuntimeFailure(self._script_failure(state) or str(error))
+        return error
+
+    def _script_failure(self, state: Mapping[str, Any]) -> str | None:
+        if state["Status"] == "running":
+            late = time.monotonic() - self._begun >= self.patience_seconds
+            return f"the dockerfile took longer than {self.patience_seconds:g} s" if late else None
+        if step := failed_step(int(state["ExitCode"])):
+            return f"step {step} of the dockerfile failed"
+        if state.get("OOMKilled"):
+            return "the dockerfile needs more memory than the lease has"
         return None
 
     def _measure(self) -> None:

@@ -8,12 +8,14 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
 from docker.client import DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
 
 from compute.allocation.docker_options import Host
 from compute.errors import RuntimeFailure, RuntimeGone
@@ -130,6 +132,23 @@ class DockerEngine:
                 info = client.info()
                 self._host = Host(cpu_count=int(info["NCPU"]), memory_bytes=int(info["MemTotal"]))
         return self._host
+
+    def feed(self, container: Container, data: bytes) -> None:
+        """Write ``data`` to the standard input of a container that runs, and close that.
+
+        Raises:
+            RuntimeFailure: as ``calling``.
+        """
+        with self.calling("put files into the container"):
+            attached: Any = container.attach_socket(params={"stdin": 1, "stream": 1})
+            try:
+                # Without TLS, the SDK gives a reader of the connection.
+                connection = getattr(attached, "_sock", attached)
+                connection.sendall(data)
+                connection.shutdown(socket.SHUT_WR)
+            finally:
+                # Whose connection it is.
+                attached._response.close()
 
     def close(self) -> None:
         """Close the connections. Idempotent; a later call opens new ones."""

@@ -1,4 +1,8 @@
-"""The files that the miner puts into a lease's container: sshd's configuration, its host key, and who may log in."""
+"""A lease's container from the inside: the program that it runs, and the files that it is given.
+
+The program waits for the files on its standard input, so that a container can be up before anybody knows whose it will
+be: nothing listens in it until then.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +14,37 @@ import bcrypt
 
 from compute.allocation.runtime import USERNAME, LeaseOrder
 
-SHADOW = "/etc/shadow"
-MAX_SHADOW_BYTES = 1 << 16
+UNPACK_FAILED = 59
+"""The program's exit code where it could not write its files. ``dockerfile.failed_step`` has those above it."""
 
 _CONFIG = "etc/ssh/compute_sshd_config"
 _HOST_KEY = "etc/ssh/compute_host_key"
 _SSH_FOLDER = f"{USERNAME}/.ssh"
 
+_LOGIN = "etc/ssh/compute_login"
+"""The login's line of ``/etc/shadow``, until it is there."""
 _STEPS = "etc/ssh/compute_steps"
-_START = "etc/ssh/compute_start"
+_UNPACKED = "etc/ssh/compute_unpacked"
 
-SSHD_COMMAND = ("/usr/sbin/sshd", "-D", "-e", "-f", f"/{_CONFIG}")
-"""In the foreground, with its log on stderr."""
-
-STEPS_COMMAND = ("/bin/sh", f"/{_START}")
-"""First the order's script, unless it has been through already, then ``SSHD_COMMAND``."""
-
-_START_SCRIPT = f"""\
-if ! [ -e /{_STEPS}.done ]; then
-    cd / && /bin/sh /{_STEPS} </dev/null || exit
+_PROGRAM = f"""\
+cd /
+if ! [ -e /{_UNPACKED} ]; then
+    tar -xf - || exit {UNPACK_FAILED}
+    umask 027
+    {{ cat /{_LOGIN}; grep -v '^{USERNAME}:' /etc/shadow; }} >/etc/shadow.new
+    mv /etc/shadow.new /etc/shadow && rm /{_LOGIN} && : >/{_UNPACKED} || exit {UNPACK_FAILED}
+    umask 022
+fi
+if [ -e /{_STEPS} ] && ! [ -e /{_STEPS}.done ]; then
+    /bin/sh /{_STEPS} </dev/null || exit
     : >/{_STEPS}.done
 fi
-exec {" ".join(SSHD_COMMAND)}
+exec /usr/sbin/sshd -D -e -f /{_CONFIG} </dev/null
 """
+
+COMMAND = ("/bin/sh", "-c", _PROGRAM)
+"""Takes its files, unless it has them; runs the order's script, unless it has been through; then is sshd, in the
+foreground and with its log on stderr."""
 
 _SSHD_CONFIG = f"""\
 Port 22
@@ -52,16 +64,14 @@ Subsystem sftp internal-sftp
 """
 
 
-def machine_archive(order: LeaseOrder, shadow: str) -> bytes:
-    """Everything that a new container needs before it starts, as a tar file for ``/``. ``shadow`` is the image's."""
-    return _archive(
-        [*_sshd_files(order), *_key_files(order.authorized_keys), (SHADOW[1:], _shadow_for(order, shadow), 0o640)]
-    )
+def machine_archive(order: LeaseOrder) -> bytes:
+    """What the program of a new container waits for, as a tar file for ``/``."""
+    return _archive([*_sshd_files(order), *_key_files(order.authorized_keys), (_LOGIN, _login_line(order), 0o600)])
 
 
 def restart_archive(order: LeaseOrder) -> bytes:
     """What a container needs to come up again as it was ordered, as a tar file for ``/``; a password stays as it is."""
-    return _archive([*_sshd_files(order), *_key_files(order.authorized_keys)])
+    return _archive([*_sshd_files(order), *_key_files(order.authorized_keys), (_UNPACKED, "", 0o600)])
 
 
 def keys_archive(authorized_keys: Sequence[str]) -> bytes:
@@ -70,23 +80,6 @@ def keys_archive(authorized_keys: Sequence[str]) -> bytes:
     The engine unlinks a file before it writes the new one: a login meanwhile finds no key, or a new one.
     """
     return _archive(_key_files(authorized_keys))
-
-
-def read_archive(archive: bytes) -> str:
-    """The text of the one file in a tar file.
-
-    Raises:
-        ValueError: it holds no such file.
-    """
-    try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
-            member = tar.next()
-            file = None if member is None else tar.extractfile(member)
-            if file is None:
-                raise ValueError("the archive holds no file")
-            return file.read().decode()
-    except (tarfile.TarError, KeyError) as error:
-        raise ValueError(f"the archive cannot be read: {error}") from error
 
 
 _Entry = tuple[str, str | None, int]
@@ -101,7 +94,7 @@ def _sshd_files(order: LeaseOrder) -> list[_Entry]:
     # sshd wants the folder for its unprivileged half, and images that never booted lack it.
     entries: list[_Entry] = [("run/sshd", None, 0o755), (_CONFIG, config, 0o600), (_HOST_KEY, order.host_key, 0o600)]
     if order.script:
-        entries += [(_START, _START_SCRIPT, 0o600), (_STEPS, order.script, 0o600)]
+        entries.append((_STEPS, order.script, 0o600))
     return entries
 
 
@@ -110,12 +103,11 @@ def _key_files(authorized_keys: Sequence[str]) -> list[_Entry]:
     return [(_SSH_FOLDER, None, 0o700), (f"{_SSH_FOLDER}/authorized_keys", lines, 0o600)]
 
 
-def _shadow_for(order: LeaseOrder, shadow: str) -> str:
+def _login_line(order: LeaseOrder) -> str:
     # A new password has 144 bits: there is nothing to stretch. "*" is no password; "!" would be a locked account,
     # which sshd does not let in by key either.
     secret = "*" if order.password is None else bcrypt.hashpw(order.password.encode(), bcrypt.gensalt(4)).decode()
-    others = [line for line in shadow.splitlines() if not line.startswith(f"{USERNAME}:")]
-    return "".join(f"{line}\n" for line in [f"{USERNAME}:{secret}:::::::", *others])
+    return f"{USERNAME}:{secret}:::::::\n"
 
 
 def _archive(entries: Sequence[_Entry]) -> bytes:

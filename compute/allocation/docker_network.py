@@ -2,9 +2,10 @@
 
 Docker has no option for that. The rules are a table of nftables of their own, so that nothing of Docker's, of a
 distribution's or of the operator's is touched; it names the bridge, holds whatever becomes of containers and of the
-engine, and goes with a reboot, or with ``nft flush ruleset``. So it is written before every start of a lease's
-container. Who writes it is a container too, since a miner's user may ask the engine and nothing else: of the operator's
-image, in the host's network, with the power over that network alone, and gone as soon as ``nft`` is done.
+engine, and goes with a reboot, or with ``nft flush ruleset``. So it is written again every few minutes, and no machine
+is given to a renter where that is longer ago. Who writes it is a container too, since a miner's user may ask the engine
+and nothing else: of the operator's image, in the host's network, with the power over that network alone, and gone as
+soon as ``nft`` is done.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,11 @@ _NFT = "/usr/sbin/nft"
 _RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 """Where the engine reads which DNS servers containers use; the second where the first names systemd's own."""
 
+RENEWAL_SECONDS = 300.0
+"""How old the rules get before they are written again."""
+VALID_SECONDS = 2 * RENEWAL_SECONDS
+"""How old they may be for a renter to come in."""
+
 _LABEL_NETWORK = "compute.network"
 _WRITING_SECONDS = 20
 _MAX_SAID = 500
@@ -52,10 +59,15 @@ _MAX_SAID = 500
 class LeaseNetwork:
     """The network of one miner's leases. Methods block; they are idempotent and safe for several threads."""
 
-    def __init__(self, settings: DockerSettings, engine: DockerEngine) -> None:
+    def __init__(
+        self, settings: DockerSettings, engine: DockerEngine, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._settings = settings
         self._engine = engine
+        self._monotonic = monotonic
         self._unable = False
+        self._written = ""
+        self._written_at = self._tried_at = -VALID_SECONDS
 
     def check(self) -> None:
         """Make the network, and close it where that can be done here; where not, the log says what to do.
@@ -72,7 +84,7 @@ class LeaseNetwork:
                 self._write(removal(bridge_name(self._settings.network)))
             return
         try:
-            self._write(self._rules())
+            self._write_anew(self._rules())
         except EngineGone:
             raise
         except ProgramMissing:
@@ -101,16 +113,29 @@ class LeaseNetwork:
             logger.error("network %r is not one that this miner made. Remove it: docker network rm %s", name, name)
             raise RuntimeFailure("the miner's network for leases is unfit")
 
+    def renew(self) -> None:
+        """Close the network anew, where that is due; called every few seconds.
+
+        Raises:
+            RuntimeFailure: as ``close``.
+        """
+        if self._settings.close_network and self._monotonic() - self._tried_at >= RENEWAL_SECONDS:
+            self._close(self._rules())
+
     def close(self) -> None:
-        """Close the network, if it is to be and can be; called before each start of a container on it.
+        """See that the network is closed, if it is to be and can be; called before a machine on it gets its renter.
 
         Raises:
             RuntimeFailure: it is not closed, though it could be before.
         """
-        if not self._settings.close_network:
-            return
+        rules = self._rules()
+        valid = rules == self._written and self._monotonic() - self._written_at < VALID_SECONDS
+        if self._settings.close_network and not valid:
+            self._close(rules)
+
+    def _close(self, rules: str) -> None:
         try:
-            self._write(self._rules())
+            self._write_anew(rules)
         except EngineGone:
             raise
         except RuntimeFailure:
@@ -131,6 +156,11 @@ class LeaseNetwork:
 
     def _rules(self) -> str:
         return ruleset(bridge_name(self._settings.network), host_resolvers(), self._settings.allowed_ranges)
+
+    def _write_anew(self, rules: str) -> None:
+        begun = self._tried_at = self._monotonic()
+        self._write(rules)
+        self._written, self._written_at = rules, begun
 
     def _write(self, rules: str) -> None:
         with self._engine.calling("write the rules of the network") as client:

@@ -7,9 +7,9 @@ from typing import Any
 
 from docker.types import DeviceRequest, LogConfig
 
-from compute.allocation.docker_files import SSHD_COMMAND, STEPS_COMMAND
+from compute.allocation.docker_files import COMMAND
 from compute.allocation.keys import SessionKey
-from compute.allocation.runtime import LeaseOrder
+from compute.allocation.runtime import MachineOrder
 
 DEFAULT_NETWORK = "compute-leases"
 
@@ -18,12 +18,9 @@ SSH_PORT = "22/tcp"
 
 LABEL_MINER = "compute.miner"
 LABEL_LEASE = "compute.lease"
-LABEL_OWNER = "compute.owner"
-LABEL_KIND = "compute.kind"
-LABEL_ENDS_AT = "compute.ends_at"
-"""Unix seconds as of the container's creation: labels never change, and the store knows of extensions."""
 LABEL_HOST_KEY = "compute.host_key"
-"""The ``"SHA256:…"`` fingerprint of the container's sshd."""
+"""The ``"SHA256:…"`` fingerprint of the container's sshd. Labels never change: what is not certain when a container is
+made, such as whose it will be and until when, is the store's to know."""
 
 CAPABILITIES = (
     "AUDIT_WRITE",  # sshd: a record of each terminal; builds with audit support end the session without it
@@ -71,20 +68,21 @@ class Host:
 
 
 def container_options(
-    order: LeaseOrder, settings: DockerSettings, host: Host, *, port: int, quota: bool
+    order: MachineOrder, settings: DockerSettings, host: Host, *, port: int, quota: bool
 ) -> dict[str, Any]:
     """The arguments of ``client.containers.create``, but for the name.
 
     ``quota`` says whether the storage driver can limit the disk. No secret is among them: whoever may ask the engine
-    can read them back.
+    can read them back, and nothing of what is certain only when there is a renter.
     """
     limits = order.limits
     memory_bytes = _memory_bytes(limits.ram_bytes, host)
     options: dict[str, Any] = {
         "image": settings.image,
         # Each of these four overrides what an image may say of itself.
-        "entrypoint": list(STEPS_COMMAND if order.script else SSHD_COMMAND),
+        "entrypoint": list(COMMAND),
         "command": [],
+        "stdin_open": True,
         "user": "0:0",
         "healthcheck": {"test": ["NONE"]},
         "environment": {"NVIDIA_VISIBLE_DEVICES": ",".join(limits.gpu_uuids) or "void"},
@@ -121,13 +119,10 @@ def container_options(
     return options
 
 
-def _labels(order: LeaseOrder, settings: DockerSettings) -> dict[str, str]:
+def _labels(order: MachineOrder, settings: DockerSettings) -> dict[str, str]:
     return {
         LABEL_MINER: settings.miner,
         LABEL_LEASE: order.lease_id,
-        LABEL_OWNER: order.owner,
-        LABEL_KIND: order.kind.value,
-        LABEL_ENDS_AT: str(round(order.ends_at)),
         LABEL_HOST_KEY: SessionKey.from_private_openssh(order.host_key).fingerprint,
     }
 

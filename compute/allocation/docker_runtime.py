@@ -8,8 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from docker.models.containers import Container
 
@@ -34,7 +33,7 @@ from compute.allocation.docker_options import (
     DockerSettings,
     container_options,
 )
-from compute.allocation.runtime import Endpoint, LeaseOrder, Phase, Runtime, RuntimeStatus
+from compute.allocation.runtime import Endpoint, LeaseOrder, MachineOrder, Phase, Runtime, RuntimeStatus
 from compute.allocation.sshd_check import wait_for_sshd
 from compute.errors import ConfigError, RuntimeFailure
 
@@ -52,6 +51,8 @@ _ENDING_SECONDS = 3
 _REMOVING_SECONDS = 20.0
 _LOOK_SECONDS = 0.05
 _PORT_TRIES = 3
+
+T = TypeVar("T")
 
 
 class SshdCheck(Protocol):
@@ -90,6 +91,7 @@ class DockerRuntime(Runtime):
         self._start_seconds = start_seconds
         self._sshd_check = sshd_check
         self._quota = True
+        self._waiting: set[str] = set()
 
     def check(self) -> None:
         """Return if leases can be started here. Blocks; the network for leases is made if it is not there.
@@ -134,10 +136,14 @@ class DockerRuntime(Runtime):
 
     def start(self, order: LeaseOrder, *, wanted: Callable[[], bool] = lambda: True) -> Endpoint:
         container = self._find(order.lease_id)
-        if container is not None and container.status in _PHASES:
-            if container.status == "paused":
-                self._unpause(container)
+        waiting = order.lease_id in self._waiting
+        if container is not None and container.status in _PHASES and not (waiting and self._is_outdated(container)):
             try:
+                if container.status == "paused":
+                    self._unpause(container)
+                if waiting:
+                    self._network.close()
+                    return self._hand_over(container, order, wanted)
                 return self._until_up(container, order, wanted)
             except RuntimeFailure:
                 with contextlib.suppress(RuntimeFailure):
@@ -145,9 +151,18 @@ class DockerRuntime(Runtime):
                 raise
         if container is not None:
             self.stop(order.lease_id)
-        return self._launch(order, wanted)
+        return self._launch(order, lambda container: self._hand_over(container, order, wanted))
+
+    def prepare(self, order: MachineOrder) -> bool:
+        self.stop(order.lease_id)
+        self._launch(order, lambda container: self._waiting.add(order.lease_id))
+        return True
+
+    def renew(self) -> None:
+        self._network.renew()
 
     def stop(self, lease_id: str) -> None:
+        self._waiting.discard(lease_id)
         deadline = time.monotonic() + _REMOVING_SECONDS
         containers = self._containers(lease_id)
         while containers:
@@ -176,7 +191,7 @@ class DockerRuntime(Runtime):
         if container is None or container.status not in _RESTARTABLE:
             # Nothing of the renter's is in what never ran, or was half removed.
             self.stop(order.lease_id)
-            return self._launch(order, lambda: True)
+            return self._launch(order, lambda container: self._hand_over(container, order, lambda: True))
         self._halt(container)
         try:
             self._put(container, files.restart_archive(order))
@@ -184,7 +199,9 @@ class DockerRuntime(Runtime):
             # The renter's own share of it, most likely. What was put there before will do: a lease is not lost for it.
             logger.warning("no room for new files in the machine of lease %s: it restarts as it is", order.lease_id)
         try:
-            return self._run(container, order, lambda: True, closed=self._network.close)
+            self._network.close()
+            self._run(container)
+            return self._until_up(container, order, lambda: True)
         except RuntimeFailure:
             with contextlib.suppress(RuntimeFailure):
                 self._halt(container)
@@ -203,54 +220,57 @@ class DockerRuntime(Runtime):
     def list(self) -> Sequence[RuntimeStatus]:
         return [_status_of(container) for container in self._containers()]
 
-    def _launch(self, order: LeaseOrder, wanted: Callable[[], bool]) -> Endpoint:
-        """Create a container for ``order`` and start it, or leave nothing of it."""
+    def _launch(self, order: MachineOrder, then: Callable[[Container], T]) -> T:
+        """Run a container for ``order``, and what is to be done ``then``; or leave nothing of it."""
         self._network.ensure()
-        # Closing the network takes as long as making a container, and neither needs the other.
-        with ThreadPoolExecutor(1, thread_name_prefix="network") as beside:
-            closing = beside.submit(self._network.close)
-            for attempt in range(_PORT_TRIES):
-                port = order.ssh_port or _free_port(self._settings.bind_address)
-                container = self._create(order, port)
-                try:
-                    self._put(container, files.machine_archive(order, self._shadow(container)))
-                    return self._run(container, order, wanted, closed=closing.result)
-                except RuntimeFailure as error:
-                    with contextlib.suppress(RuntimeFailure):
-                        self._remove(container)
-                    if not isinstance(error, PortTaken):
-                        raise
-                    # A port of our own choice may have been lost to another program since.
-                    if order.ssh_port or attempt == _PORT_TRIES - 1:
-                        text = f"port {port} is taken by another program on the miner's machine"
-                        raise RuntimeFailure(text) from error
+        self._network.close()
+        for attempt in range(_PORT_TRIES):
+            port = order.ssh_port or _free_port(self._settings.bind_address)
+            container = self._create(order, port)
+            try:
+                self._run(container)
+                return then(container)
+            except RuntimeFailure as error:
+                with contextlib.suppress(RuntimeFailure):
+                    self._remove(container)
+                if not isinstance(error, PortTaken):
+                    raise
+                # A port of our own choice may have been lost to another program since.
+                if order.ssh_port or attempt == _PORT_TRIES - 1:
+                    text = f"port {port} is taken by another program on the miner's machine"
+                    raise RuntimeFailure(text) from error
         raise AssertionError("the last attempt returns or raises")
 
-    def _create(self, order: LeaseOrder, port: int) -> Container:
+    def _create(self, order: MachineOrder, port: int) -> Container:
         host = self._engine.host()
-        name: str | None = order.kind.container_name
         while True:
             options = container_options(order, self._settings, host, port=port, quota=self._quota)
             try:
                 with self._engine.calling("create the container") as client:
-                    return client.containers.create(name=name, **options)
-            except NameTaken:
-                # Whoever has it keeps it; the engine finds another.
-                name = None
+                    return client.containers.create(name=f"compute-{order.lease_id[:12]}", **options)
             except QuotaUnsupported:
                 if "storage_opt" not in options:
                     raise
                 logger.warning("the engine's storage driver has no disk quota: leases share the whole disk")
                 self._quota = False
 
-    def _run(
-        self, container: Container, order: LeaseOrder, wanted: Callable[[], bool], *, closed: Callable[[], None]
-    ) -> Endpoint:
-        """Start ``container``, once ``closed`` has returned: the network is closed by then."""
-        closed()
+    def _run(self, container: Container) -> None:
         with self._engine.calling("start the container"):
             container.start()
+
+    def _hand_over(self, container: Container, order: LeaseOrder, wanted: Callable[[], bool]) -> Endpoint:
+        """Give a container that waits for its files those of ``order``."""
+        self._waiting.discard(order.lease_id)
+        # Whoever has the name keeps it, and the engine's own choice stays.
+        with contextlib.suppress(NameTaken), self._engine.calling("name the container"):
+            container.rename(order.kind.container_name)
+        self._engine.feed(container, files.machine_archive(order))
         return self._until_up(container, order, wanted)
+
+    def _is_outdated(self, container: Container) -> bool:
+        """Whether the image has been built anew since."""
+        with self._engine.calling("look for the image") as client:
+            return bool(client.images.get(self._settings.image).id != container.attrs["Image"])
 
     def _until_up(self, container: Container, order: LeaseOrder, wanted: Callable[[], bool]) -> Endpoint:
         endpoint = _endpoint_of(container)
@@ -282,20 +302,6 @@ class DockerRuntime(Runtime):
     def _put(self, container: Container, archive: bytes) -> None:
         with self._engine.calling("put files into the container"):
             container.put_archive("/", archive)
-
-    def _shadow(self, container: Container) -> str:
-        """The image's ``/etc/shadow``; empty where it has none."""
-        content = b""
-        try:
-            with self._engine.calling("read a file of the container"):
-                chunks, _ = container.get_archive(files.SHADOW)
-                for chunk in chunks:
-                    content += chunk
-                    if len(content) > files.MAX_SHADOW_BYTES:
-                        raise RuntimeFailure("the image's list of passwords is too large")
-                return files.read_archive(content)
-        except Missing:
-            return ""
 
     def _halt(self, container: Container) -> None:
         with self._engine.calling("stop the container"):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from compute.allocation.keys import SessionKey
-from compute.allocation.runtime import Endpoint, LeaseOrder, Phase, Runtime, RuntimeStatus
+from compute.allocation.runtime import Endpoint, LeaseOrder, MachineOrder, Phase, Runtime, RuntimeStatus
 from compute.errors import RuntimeFailure, RuntimeGone
 
 
@@ -25,12 +25,13 @@ class FakeRuntime(Runtime):
     """Machines are entries of ``machines``, which may be given to another instance: a miner that was restarted.
 
     ``fail`` names methods that raise RuntimeFailure; while ``gone``, all raise RuntimeGone; ``gate``, when given, is
-    what ``start`` waits for.
+    what ``start`` waits for. ``prepared`` are machines that have no renter yet.
     ``calls`` is the name of every method called, in order.
     """
 
     def __init__(self, machines: dict[str, FakeMachine] | None = None, *, images: frozenset[str] | None = None) -> None:
         self.machines = {} if machines is None else machines
+        self.prepared: dict[str, MachineOrder] = {}
         self.images = images
         self.fail: set[str] = set()
         self.gone = False
@@ -50,8 +51,17 @@ class FakeRuntime(Runtime):
             return machine.endpoint
         return self._bring_up(order)
 
+    def prepare(self, order: MachineOrder) -> bool:
+        self._called("prepare")
+        self.prepared[order.lease_id] = order
+        return True
+
+    def renew(self) -> None:
+        self._called("renew")
+
     def stop(self, lease_id: str) -> None:
         self._called("stop")
+        self.prepared.pop(lease_id, None)
         self.machines.pop(lease_id, None)
 
     def pause(self, lease_id: str) -> None:
@@ -99,6 +109,7 @@ class FakeRuntime(Runtime):
         return machine
 
     def _bring_up(self, order: LeaseOrder) -> Endpoint:
+        self.prepared.pop(order.lease_id, None)
         known = self.machines.get(order.lease_id)
         host_key = SessionKey.from_private_openssh(order.host_key).fingerprint
         endpoint = Endpoint(port=order.ssh_port or 40_000, host_key=host_key)

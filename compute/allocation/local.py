@@ -24,7 +24,7 @@ import compute
 from compute.allocation import processes
 from compute.allocation.keys import SessionKey
 from compute.allocation.local_sshd import LeaseFolder, SshdConfig
-from compute.allocation.runtime import USERNAME, Endpoint, LeaseOrder, Phase, Runtime, RuntimeStatus
+from compute.allocation.runtime import USERNAME, Endpoint, LeaseOrder, MachineOrder, Phase, Runtime, RuntimeStatus
 from compute.errors import ConfigError, RuntimeFailure
 
 _LEASE_ID = re.compile(r"[0-9a-f]{32}\Z")
@@ -82,6 +82,12 @@ class LocalRuntime(Runtime):
         if status.phase is Phase.DEAD:
             self.stop(order.lease_id)
         return self._spawn(order)
+
+    def prepare(self, order: MachineOrder) -> bool:
+        return False
+
+    def renew(self) -> None:
+        pass
 
     def stop(self, lease_id: str) -> None:
         self._end_processes(lease_id)

@@ -14,7 +14,8 @@ from concurrent.futures import Executor
 from typing import ParamSpec, TypeVar
 
 from compute.allocation.leases import Lease, LeaseSecrets, LeaseStore
-from compute.allocation.runtime import LeaseOrder, Phase, Runtime, RuntimeStatus
+from compute.allocation.runtime import LeaseOrder, Limits, Phase, Runtime, RuntimeStatus
+from compute.allocation.standby import Standby
 from compute.allocation.states import DRAINING, HOLDING, LeaseState
 from compute.clock import Clock
 from compute.errors import LeaseError, RuntimeFailure, RuntimeGone, StoreError
@@ -34,12 +35,23 @@ class Machine:
     Methods raise LeaseError for what a renter should be told, RuntimeFailure and StoreError for what failed below.
     """
 
-    def __init__(self, *, store: LeaseStore, runtime: Runtime, clock: Clock, ssh_port: int, executor: Executor) -> None:
+    def __init__(
+        self,
+        *,
+        store: LeaseStore,
+        runtime: Runtime,
+        clock: Clock,
+        ssh_port: int,
+        executor: Executor,
+        first_ready: Callable[[], Limits] | None,
+    ) -> None:
+        """``first_ready``: as ``first`` of ``Standby``."""
         self._store = store
         self._runtime = runtime
         self._clock = clock
         self._ssh_port = ssh_port
         self._executor = executor
+        self.standby = Standby(runtime, clock=clock, ssh_port=ssh_port, first=first_ready, call=self.call)
         self._lock = asyncio.Lock()
         self._doubtful: set[str] = set()
         self._closing = False
@@ -65,6 +77,7 @@ class Machine:
                 for lease in await self.call(self._store.live):
                     if lease.state in DRAINING:
                         await self._drain(lease)
+                await self.standby.make_way(reserved.limits)
                 order = await self._order(lease_id)
                 endpoint = await self.call(self._runtime.start, order, wanted=lambda: self._is_wanted(order))
             except (RuntimeFailure, StoreError) as error:
@@ -84,6 +97,25 @@ class Machine:
     def close(self) -> None:
         """Let no start go on for long."""
         self._closing = True
+
+    async def stand_ready(self) -> None:
+        """See that a machine stands ready for the next lease, unless there is one.
+
+        Raises:
+            RuntimeFailure, StoreError: it did not come up.
+        """
+        async with self._lock:
+            if not await self.call(self._store.live):
+                await self.standby.make()
+
+    async def dismiss(self) -> None:
+        """See that no machine stands ready. Idempotent.
+
+        Raises:
+            RuntimeFailure: one still does.
+        """
+        async with self._lock:
+            await self.standby.dismiss()
 
     async def drain(self, lease_id: str) -> None:
         """Take down what a failed or stopping lease has on the machine, and free it. Idempotent.
@@ -166,6 +198,7 @@ class Machine:
             RuntimeFailure, StoreError: the runtime or the store cannot be asked; call again.
         """
         async with self._lock:
+            await self.standby.dismiss()
             found = {status.lease_id: status for status in await self.call(self._runtime.list)}
             live = await self.call(self._store.live)
             for lease_id in found.keys() - {lease.lease_id for lease in live}:

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import secrets as random
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +19,7 @@ from compute.allocation.leases import Lease, LeaseSecrets, LeaseStore, Owner, bu
 from compute.allocation.machine import Machine
 from compute.allocation.requirements import DeviceRequirement, leased_gpus, shortfall
 from compute.allocation.runtime import USERNAME, LeaseKind, Limits, Runtime
+from compute.allocation.standby import Identity
 from compute.allocation.states import DRAINING, HOLDING, LeaseState
 from compute.clock import Clock
 from compute.errors import LeaseError, RuntimeFailure, StoreError
@@ -41,6 +41,7 @@ RETRY_SECONDS = 10.0
 WATCH_SECONDS = 5.0
 _LOOK_SECONDS = 60.0
 _CLOSE_SECONDS = 30.0
+_DISMISS_SECONDS = 5.0
 _REST_SECONDS = 0.5
 _REST_LIMIT_SECONDS = 3600.0
 _THREADS = 4
@@ -98,8 +99,10 @@ class LeaseManager:
         clock: Clock,
         ssh_port: int = 4444,
         answer_seconds: float = 20.0,
+        stand_ready: bool = False,
     ) -> None:
-        """``specs`` measures this machine, and may block."""
+        """``specs`` measures this machine, and may block. ``stand_ready``: while there is no lease, a machine waits
+        for the next, where the runtime has such machines."""
         self.ssh_port = ssh_port
         self.answer_seconds = answer_seconds
         self._store = store
@@ -107,12 +110,24 @@ class LeaseManager:
         self._specs = specs
         self._clock = clock
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="lease")
-        self._machine = Machine(store=store, runtime=runtime, clock=clock, ssh_port=ssh_port, executor=self._executor)
+        self._machine = Machine(
+            store=store,
+            runtime=runtime,
+            clock=clock,
+            ssh_port=ssh_port,
+            executor=self._executor,
+            first_ready=self._whole_machine if stand_ready else None,
+        )
         self._reconciled = False
         self._wake = asyncio.Event()
         self._duties: list[asyncio.Task[None]] = []
         self._work: dict[str, asyncio.Task[Any]] = {}
         self._drained_at: dict[str, float] = {}
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a machine stands ready for the next lease, and nothing starts or stops."""
+        return self._machine.standby.is_there and not self._work
 
     async def start(self) -> None:
         """Put right what the process before this one left, then keep watch over machines and the ends of leases.
@@ -130,6 +145,9 @@ class LeaseManager:
         self._machine.close()
         if self._work:
             await asyncio.wait(list(self._work.values()), timeout=_CLOSE_SECONDS)
+        with contextlib.suppress(RuntimeFailure, asyncio.TimeoutError):
+            # What is left of it, the next start removes.
+            await asyncio.wait_for(self._machine.dismiss(), _DISMISS_SECONDS)
         self._executor.shutdown(wait=False)
 
     async def at_rest(self) -> None:
@@ -142,7 +160,7 @@ class LeaseManager:
             lease = await self._live()
             if self._work:
                 await asyncio.wait(list(self._work.values()))
-            elif lease is None or lease.kind is LeaseKind.CUSTOMER or self._clock.monotonic() >= end:
+            elif lease is None or _is_settled(lease) or self._clock.monotonic() >= end:
                 return
             else:
                 await self._clock.sleep(_REST_SECONDS)
@@ -289,11 +307,17 @@ class LeaseManager:
         uuids = tuple(gpu.uuid for gpu in gpus if gpu.uuid)
         return Limits(requirement.cpu_count, requirement.ram_bytes, requirement.disk_bytes, uuids)
 
+    def _whole_machine(self) -> Limits:
+        """What a probe gets, and most leases are probes. Blocks."""
+        return Limits(gpu_uuids=tuple(gpu.uuid for gpu in self._specs().gpus if gpu.uuid))
+
     async def _reserve(self, request: LeaseRequest) -> Lease:
         limits = await self._limits(request)
+        ready = self._machine.standby.take(limits)
+        identity = ready or Identity.new()
         now = self._clock.now()
         lease = Lease(
-            lease_id=random.token_hex(16),
+            lease_id=identity.lease_id,
             state=LeaseState.RESERVED,
             kind=request.kind,
             owner=request.owner,
@@ -303,9 +327,17 @@ class LeaseManager:
             created_at=now,
             ends_at=now + min(request.seconds, PROBE_SECONDS if request.kind is LeaseKind.PROBE else MAX_SECONDS),
         )
-        reserved = await self._machine.call(self._store.reserve, lease, _new_secrets(request), now=now)
+        secrets = _new_secrets(request, identity.host_key)
+        reserving = asyncio.ensure_future(self._machine.call(self._store.reserve, lease, secrets, now=now))
+        reserving.add_done_callback(lambda done: self._reserved(done, ready))
+        # It goes on where the caller does not, and the machine is the lease's, or it is not.
+        reserved = await asyncio.shield(reserving)
         self._wake.set()
         return reserved
+
+    def _reserved(self, done: asyncio.Future[Lease], ready: Identity | None) -> None:
+        if ready is not None and (done.cancelled() or done.exception() is not None):
+            self._machine.standby.give_back(ready)
 
     async def _granted(self, lease_id: str) -> Granted:
         lease = await self._machine.call(self._store.get, lease_id)
@@ -409,6 +441,8 @@ class LeaseManager:
                 await self._stop(lease.lease_id, "its time was over")
             if left > 0:
                 pause = min(pause, left)
+        if not live and self._machine.standby.is_due:
+            self._begin("stand_ready", self._machine.stand_ready)
         return pause
 
     async def _watch(self) -> None:
@@ -420,6 +454,7 @@ class LeaseManager:
                 continue
             try:
                 await self._machine.look_after()
+                await self._machine.call(self._runtime.renew)
                 told = ""
             except (RuntimeFailure, StoreError) as error:
                 # An engine that is away is news once.
@@ -438,11 +473,16 @@ class LeaseManager:
             self._reconciled = True
 
 
-def _new_secrets(request: LeaseRequest) -> LeaseSecrets:
+def _is_settled(lease: Lease) -> bool:
+    """Whether it stays as it is until its customer says otherwise."""
+    return lease.kind is LeaseKind.CUSTOMER and lease.state in (LeaseState.ACTIVE, LeaseState.PAUSED)
+
+
+def _new_secrets(request: LeaseRequest, host_key: str) -> LeaseSecrets:
     # Peers that send no key can only log in by password, and older validators probe by password whatever they send.
     by_password = not request.ssh_key or request.kind is LeaseKind.PROBE
     return LeaseSecrets(
-        host_key=SessionKey.generate().private_openssh,
+        host_key=host_key,
         password=new_password() if by_password else None,
         user_key=request.ssh_key,
         script=request.script,

@@ -44,24 +44,32 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class LeaseOrder:
-    """Everything that a runtime needs to bring up one machine.
+class MachineOrder:
+    """What is certain of a machine before there is a renter.
 
-    ``ssh_port`` is the port on the host; 0 lets the system choose. ``ends_at`` is Unix seconds: a runtime whose
-    machines can end by themselves does so then, as a second line behind the manager. ``host_key`` is private, in
-    OpenSSH form; ``password`` is None where only keys are accepted. ``script`` (see ``dockerfile.script_of``) is for
-    the machine's shell, which runs it once before the machine is up, within all of its limits.
+    ``ssh_port`` is the port on the host; 0 lets the system choose. ``host_key`` is private, in OpenSSH form.
     """
 
     lease_id: str
+    limits: Limits
+    ssh_port: int
+    host_key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class LeaseOrder(MachineOrder):
+    """Everything that a runtime needs to bring up one machine.
+
+    ``ends_at`` is Unix seconds: a runtime whose machines can end by themselves does so then, as a second line behind
+    the manager. ``password`` is None where only keys are accepted. ``script`` (see ``dockerfile.script_of``) is for
+    the machine's shell, which runs it once before the machine is up, within all of its limits.
+    """
+
     owner: str
     kind: LeaseKind
     ends_at: float
     image: str
-    limits: Limits
-    ssh_port: int
     authorized_keys: tuple[str, ...]
-    host_key: str = field(repr=False)
     password: str | None = field(repr=False, default=None)
     script: str = field(repr=False, default="")
 
@@ -108,6 +116,25 @@ class Runtime(ABC):
 
         Raises:
             RuntimeFailure: it did not come up. Nothing of it runs, though remains may wait for ``stop``.
+        """
+
+    @abstractmethod
+    def prepare(self, order: MachineOrder) -> bool:
+        """Bring up what can be of a machine before there is a renter; False where that is nothing.
+
+        A later ``start`` of a lease's order that agrees with this one is quicker for it. Nobody can log in before.
+        ``list`` shows the machine and ``stop`` removes it; to a process after this one it is one that nobody ordered.
+
+        Raises:
+            RuntimeFailure: it did not come up. Nothing of it runs, though remains may wait for ``stop``.
+        """
+
+    @abstractmethod
+    def renew(self) -> None:
+        """Renew what machines stand on, where that is due: called every few seconds.
+
+        Raises:
+            RuntimeFailure: it could not be renewed; call again.
         """
 
     @abstractmethod

@@ -81,6 +81,7 @@ async def serve(options: MinerOptions, hardware: Hardware, runtime: Runtime, upd
         specs=hardware.specs,
         clock=clock,
         ssh_port=options.ssh_port,
+        stand_ready=True,
     )
     versions = VersionFile(options.version_file, database, clock)
     gate = MinerGate(AccessPolicy.from_options(options), clock, versions.of_validators)

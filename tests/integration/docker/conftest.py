@@ -33,7 +33,7 @@ from compute.allocation.docker_runtime import DockerRuntime
 from compute.allocation.keys import RenterKey, SecretBox, SessionKey
 from compute.allocation.leases import LeaseStore
 from compute.allocation.manager import LeaseManager
-from compute.allocation.runtime import Endpoint, LeaseKind, LeaseOrder, Limits
+from compute.allocation.runtime import Endpoint, LeaseKind, LeaseOrder, Limits, RuntimeStatus
 from compute.allocation.service import AllocateCall, AllocateService
 from compute.clock import ManualClock
 from compute.errors import ConfigError
@@ -355,14 +355,27 @@ class Miner:
     manager: LeaseManager
     service: AllocateService
 
+    def machines(self) -> list[RuntimeStatus]:
+        """What there is, but for a machine that stands ready."""
+        return [status for status in self.runtime.list() if status.lease_id not in self.runtime._waiting]
+
 
 def build(
-    folder: Path, runtime: DockerRuntime, *, ssh_port: int = 0, store_type: type[LeaseStore] = LeaseStore
+    folder: Path,
+    runtime: DockerRuntime,
+    *,
+    ssh_port: int = 0,
+    store_type: type[LeaseStore] = LeaseStore,
+    stand_ready: bool = False,
 ) -> Miner:
     """One life of a miner, on its disk."""
     store = store_type(Database(folder / "miner.db"), SecretBox.from_key_file(folder / "lease.key"))
     clock = ManualClock(time.time())
-    manager = LeaseManager(store=store, runtime=runtime, specs=lambda: SPECS, clock=clock, ssh_port=ssh_port)
+    manager = LeaseManager(
+        store=store, runtime=runtime, specs=lambda: SPECS, clock=clock, ssh_port=ssh_port, stand_ready=stand_ready
+    )
+    # What stands ready first is what renters here ask for.
+    manager._machine.standby._usual = Limits(cpu_count=1, ram_bytes=1 << 30)
     return Miner(runtime, clock, store, manager, AllocateService(manager, allow_dockerfile=True))
 
 
@@ -386,9 +399,13 @@ def running(tmp_path: Path) -> Running:
     return run
 
 
-@pytest.fixture
-async def miner(running: Running, runtime: DockerRuntime) -> AsyncIterator[Miner]:
-    async with running(runtime) as miner:
+@pytest.fixture(params=[False, True], ids=["", "standing_ready"])
+async def miner(
+    request: pytest.FixtureRequest, running: Running, runtime: DockerRuntime, until_async: Any
+) -> AsyncIterator[Miner]:
+    async with running(runtime, stand_ready=request.param) as miner:
+        if request.param:
+            await until_async(lambda: miner.manager.is_ready, passing=miner.clock)
         yield miner
 
 

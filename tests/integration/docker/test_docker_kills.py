@@ -50,7 +50,9 @@ class DyingStore(LeaseStore):
 
 async def main():
     runtime = DockerRuntime(settings_for(wish["miner"], network=wish["network"]), DockerEngine(ENGINE))
-    miner = build(Path(wish["folder"]), runtime, ssh_port=wish["port"], store_type=DyingStore)
+    miner = build(
+        Path(wish["folder"]), runtime, ssh_port=wish["port"], store_type=DyingStore, stand_ready=wish["stand_ready"]
+    )
     await miner.manager.start()
     keys = json.loads(sys.stdin.readline())
     owner, session = RenterKey.from_private_pem(keys["owner"]), SessionKey.from_private_openssh(keys["session"])
@@ -76,6 +78,7 @@ class Life:
         self.info: dict[str, Any] = {}
         network = runtime._settings.network
         wish = {"folder": str(folder), "miner": miner, "network": network, "port": 0, "action": "", **wish}
+        wish = {"stand_ready": False, **wish}
         wish = {"dies_in": "", "times": 1, **wish}
         self.process = subprocess.Popen(
             [sys.executable, "-c", MINER_PROCESS, str(Path(__file__).parent), json.dumps(wish)],
@@ -152,6 +155,30 @@ async def test_what_happens_while_the_miner_is_dead(
         if meanwhile != "its end":
             assert (await alice.deallocate())["status"]
         assert runtime.list() == []
+
+
+@pytest.mark.parametrize("when", ["making it", "it stands ready"])
+async def test_killed_while_no_lease_is_there(
+    tmp_path: Path, make_runtime: Any, running: Any, renter_of: Any, client: Any, until: Any, when: str
+) -> None:
+    name = secrets.token_hex(8)
+    runtime = make_runtime(name)
+    life = Life(tmp_path, runtime, name, stand_ready=True)
+
+    def is_there() -> bool:
+        return any(when == "making it" or status.phase is Phase.RUNNING for status in runtime.list())
+
+    until(is_there)
+    life.is_killed()
+    runtime.check()
+    before = only_container(client, runtime)
+    async with running(runtime, stand_ready=True) as miner:
+        # Nobody knows its host key any more.
+        until(lambda: before.id not in {each.id for each in client.containers.list(all=True)})
+        alice = renter_of(miner)
+        assert (await alice.allocate())["status"]
+        assert await alice.says() == "hello"
+    assert [status.phase for status in runtime.list()] == [Phase.RUNNING]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ async def test_rent_prove_and_give_back(miner: Any, alice: Any) -> None:
         )
     assert verdict.reason is ProofReason.OK, verdict
     assert (await alice.ask(checking=False))["status"]
-    assert miner.runtime.list() == []
+    assert miner.machines() == []
     with pytest.raises(SshUnreachable):
         await alice.says()
 
@@ -71,7 +71,7 @@ async def test_of_two_at_the_same_instant_one_wins(miner: Any, alice: Any, bob: 
     winner, loser = (alice, bob) if answers[0]["status"] else (bob, alice)
     assert (await loser.allocate())["reason"] == "busy"
     assert await winner.says() == "hello"
-    assert len(miner.runtime.list()) == 1
+    assert len(miner.machines()) == 1
 
 
 @pytest.mark.parametrize("mistaken", ["another hotkey", "another key", "both"])
@@ -143,7 +143,7 @@ async def gives_a_reason_and_is_free_again(miner: Any, alice: Any, text: str) ->
     assert (output["reason"], output["status"]) == ("runtime_failed", False)
     assert text in output["message"]
     assert await miner.manager.current() is None
-    assert miner.runtime.list() == []
+    assert miner.machines() == []
     assert miner.store.live() == []
 
 
@@ -201,7 +201,7 @@ async def test_an_sshd_that_was_killed_comes_back(miner: Any, alice: Any, until:
         # The whole container ends with it, this session too.
         with contextlib.suppress(SshError):
             await session.run("kill -9 $(cat /run/sshd.pid); sleep 1000", timeout_seconds=10)
-    (status,) = miner.runtime.list()
+    (status,) = miner.machines()
     until(lambda: miner.runtime.status(status.lease_id).phase is Phase.DEAD)
     await until_async(lambda: miner.runtime.status(status.lease_id).phase is Phase.RUNNING, passing=miner.clock)
     await until_async(lambda: miner.store.holder().state.value == "active", passing=miner.clock)

@@ -18,7 +18,7 @@ import pytest
 
 from compute.allocation.docker_runtime import DockerRuntime
 from compute.allocation.keys import SessionKey, new_password
-from compute.allocation.runtime import LeaseKind, LeaseOrder, Phase, RuntimeStatus
+from compute.allocation.runtime import LeaseKind, LeaseOrder, MachineOrder, Phase, RuntimeStatus
 from compute.errors import ConfigError, RuntimeFailure, RuntimeGone, SshError, SshTimeout, SshUnreachable
 
 pytestmark = pytest.mark.docker
@@ -36,8 +36,6 @@ async def test_start_is_idempotent(runtime: DockerRuntime, order: LeaseOrder, cl
     assert list(runtime.list()) == [RuntimeStatus(order.lease_id, Phase.RUNNING, endpoint)]
     async with login(endpoint) as session:
         assert (await session.run("id -un")).stdout == b"root\n"
-    labels = container_of(client, order).labels
-    assert (labels["compute.owner"], labels["compute.ends_at"]) == ("5Alice", str(round(order.ends_at)))
 
 
 async def test_no_secret_is_shown_by_the_engine(runtime: DockerRuntime, make_order: Any, client: Any) -> None:
@@ -46,6 +44,49 @@ async def test_no_secret_is_shown_by_the_engine(runtime: DockerRuntime, make_ord
     shown = repr(container_of(client, order).attrs) + container_of(client, order).logs().decode()
     assert order.password not in shown
     assert order.host_key.splitlines()[2] not in shown
+
+
+async def test_a_machine_that_stands_ready_is_nobodys(
+    runtime: DockerRuntime, make_order: Any, client: Any, login: Any
+) -> None:
+    order = make_order(password=new_password())
+    before = MachineOrder(order.lease_id, order.limits, order.ssh_port, order.host_key)
+    assert runtime.prepare(before)
+    container = container_of(client, order)
+    (status,) = runtime.list()
+    # Nothing listens, and nothing in it could tell a secret.
+    with pytest.raises(SshUnreachable):
+        async with login(status.endpoint):
+            pass
+    assert (
+        container.exec_run(["sh", "-c", "ls /etc/ssh/compute_* /root/.ssh /run/sshd.pid"]).output.count(b"No such") == 3
+    )
+    assert container.exec_run(["pgrep", "sshd"]).exit_code == 1
+    endpoint = runtime.start(order)
+    assert endpoint == status.endpoint
+    assert container_of(client, order).id == container.id
+    for way in ({}, {"password": order.password}):
+        async with login(endpoint, **way) as session:
+            assert (await session.run("id -un; cut -d: -f1 /etc/shadow | sort | uniq -d")).stdout == b"root\n"
+    listed = container.exec_run(["stat", "-c", "%n %U:%G %a", "/etc/shadow", "/etc/ssh/compute_host_key"]).output
+    assert listed == b"/etc/shadow root:root 640\n/etc/ssh/compute_host_key root:root 600\n"
+    assert container.exec_run(["test", "-e", "/etc/ssh/compute_login"]).exit_code == 1
+    assert client.api.inspect_container(container.id)["Config"]["StdinOnce"] is True
+
+
+@pytest.mark.parametrize("how", ["killed", "removed"])
+async def test_a_machine_that_no_longer_stands_ready_costs_nobody_a_lease(
+    runtime: DockerRuntime, order: LeaseOrder, client: Any, login: Any, how: str
+) -> None:
+    runtime.prepare(order)
+    container = container_of(client, order)
+    if how == "killed":
+        container.kill()
+    else:
+        container.remove(force=True)
+    async with login(runtime.start(order)) as session:
+        assert (await session.run("true")).exit_code == 0
+    assert container_of(client, order).id != container.id
 
 
 async def test_stop_leaves_nothing(runtime: DockerRuntime, order: LeaseOrder, client: Any, login: Any) -> None:
@@ -213,7 +254,7 @@ def test_an_image_without_nftables_and_sshd(
         with pytest.raises(RuntimeFailure, match=r"sshd ended|would not start|lacks a program"):
             runtime.start(order)
         assert runtime.list() == []
-        assert "/usr/sbin/sshd" in caplog.text
+        assert "/bin/sh" in caplog.text
     finally:
         client.images.remove(name, force=True)
 

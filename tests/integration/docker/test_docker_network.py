@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,15 +193,28 @@ async def test_an_operator_may_open_a_range(make_runtime: Any, order: LeaseOrder
     assert "No route to host" in answers[2]
 
 
-async def test_rules_that_were_lost_are_back_before_a_machine_is(
-    make_runtime: Any, order: LeaseOrder, host: Host, reach: Reach
+@pytest.mark.parametrize("when", ["while it is leased", "before its restart", "while it stands ready"])
+async def test_rules_that_were_lost_come_back(
+    make_runtime: Any, order: LeaseOrder, host: Host, reach: Reach, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     runtime = make_runtime()
-    endpoint = runtime.start(order)
-    # As after a reboot, or after somebody flushed all rules.
+    if when == "while it stands ready":
+        runtime.prepare(order)
+    else:
+        endpoint = runtime.start(order)
+    # As somebody does who flushes all rules.
     runtime._network._write(docker_network.removal(runtime._settings.network))
-    assert await reach(endpoint, (PRIVATE, 80)) == ["open"]
-    assert "No route to host" in (await reach(runtime.restart(order), (PRIVATE, 80)))[0]
+    if when != "while it stands ready":
+        assert await reach(endpoint, (PRIVATE, 80)) == ["open"]
+    passed = docker_network.RENEWAL_SECONDS if when == "while it is leased" else docker_network.VALID_SECONDS
+    monkeypatch.setattr(runtime._network, "_monotonic", lambda: time.monotonic() + passed)
+    if when == "while it is leased":
+        runtime.renew()
+    elif when == "before its restart":
+        endpoint = runtime.restart(order)
+    else:
+        endpoint = runtime.start(order)
+    assert "No route to host" in (await reach(endpoint, (PRIVATE, 80)))[0]
 
 
 async def test_the_engines_restart_policy_starts_nothing_behind_the_miners_back(

@@ -13,7 +13,7 @@ WAITS = "RUN while ! [ -e /go ]; do sleep 0.1; done"
 
 
 def only_container(client: Any, miner: Any) -> Any:
-    (status,) = miner.runtime.list()
+    (status,) = miner.machines()
     (container,) = client.containers.list(filters={"label": f"compute.lease={status.lease_id}"})
     return container
 
@@ -22,7 +22,7 @@ async def fails(miner: Any, alice: Any, steps: str) -> str:
     """The reason that the renter is told, of a lease of which nothing is left."""
     output = await alice.allocate(dockerfile=steps)
     assert (output["status"], output["reason"]) == (False, "runtime_failed"), output
-    assert miner.runtime.list() == []
+    assert miner.machines() == []
     assert miner.store.live() == []
     return str(output["message"])
 
@@ -36,7 +36,7 @@ async def test_steps_are_done_once_and_the_result_is_the_renters(alice: Any, min
             assert (await session.run("cat /work/greeting; ls /work")).stdout == b"hello world\na file\ngreeting\n"
         assert (await alice.change("restart"))["status"]
     assert (await alice.deallocate())["status"]
-    assert miner.runtime.list() == []
+    assert miner.machines() == []
     assert {image.id for image in client.images.list(all=True)} == images
 
 
@@ -111,10 +111,10 @@ async def test_a_lease_given_back_while_its_steps_run_is_over_at_once(
     alice: Any, bob: Any, miner: Any, until_async: Any
 ) -> None:
     asked = asyncio.ensure_future(alice.allocate(dockerfile="RUN sleep 1000"))
-    await until_async(miner.runtime.list, passing=miner.clock)
+    await until_async(miner.machines, passing=miner.clock)
     assert (await alice.deallocate())["status"]
     assert (await asked)["reason"] == "runtime_failed"
-    assert miner.runtime.list() == []
+    assert miner.machines() == []
     assert (await bob.allocate())["status"]
     assert await bob.says() == "hello"
 
@@ -125,7 +125,7 @@ async def test_a_miner_that_ends_does_not_wait_for_steps(
     async with running(runtime) as miner:
         alice = renter_of(miner)
         asked = asyncio.ensure_future(alice.allocate(dockerfile=WAITS))
-        await until_async(miner.runtime.list, passing=miner.clock)
+        await until_async(miner.machines, passing=miner.clock)
     assert (await asked)["reason"] == "runtime_failed"
     assert runtime.list() == []
 

@@ -51,6 +51,7 @@ class Miner:
     box: SecretBox
     machines: dict[str, FakeMachine] = field(default_factory=dict)
     specs: MachineSpecs = SPECS
+    stand_ready: bool = False
     runtime: FakeRuntime = field(init=False)
     store: LeaseStore = field(init=False)
     manager: LeaseManager = field(init=False)
@@ -61,14 +62,19 @@ class Miner:
         self.database = Database(self.folder / "miner.db")
         self.store = LeaseStore(self.database, self.box)
         self.manager = LeaseManager(
-            store=self.store, runtime=self.runtime, specs=lambda: self.specs, clock=self.clock, answer_seconds=20
+            store=self.store,
+            runtime=self.runtime,
+            specs=lambda: self.specs,
+            clock=self.clock,
+            answer_seconds=20,
+            stand_ready=self.stand_ready,
         )
         self.service = AllocateService(self.manager)
 
     async def again(self) -> Miner:
         """The next life, started; the old one is closed as far as it still lives."""
         await self.close()
-        miner = Miner(self.folder, self.clock, self.box, self.machines, self.specs)
+        miner = Miner(self.folder, self.clock, self.box, self.machines, self.specs, self.stand_ready)
         await miner.manager.start()
         return miner
 

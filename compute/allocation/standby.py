@@ -1,0 +1,120 @@
+"""The machine that stands ready while there is no lease, made as the last lease's was.
+
+Nothing depends on it. Where it is missing, or a lease is to have another machine, that is made when the lease is.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from compute.allocation.keys import SessionKey
+from compute.allocation.runtime import Limits, MachineOrder, Runtime
+from compute.clock import Clock
+
+_RETRY_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a lease and its machine have in common before anybody knows whose they will be. The key is private."""
+
+    lease_id: str
+    host_key: str = field(repr=False)
+
+    @classmethod
+    def new(cls) -> Identity:
+        return cls(secrets.token_hex(16), SessionKey.generate().private_openssh)
+
+
+class Standby:
+    """At most one machine. All methods belong to one event loop; ``make`` and ``dismiss`` come one at a time."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        clock: Clock,
+        ssh_port: int,
+        first: Callable[[], Limits] | None,
+        call: Callable[..., Coroutine[Any, Any, Any]],
+    ) -> None:
+        """``first`` says the limits while there has been no lease, and may block; None: nothing ever stands ready.
+        ``call`` runs a blocking function elsewhere."""
+        self._runtime = runtime
+        self._clock = clock
+        self._ssh_port = ssh_port
+        self._first = first
+        self._call = call
+        self._identity: Identity | None = None
+        self._limits = Limits()
+        self._usual: Limits | None = None
+        self._due_at = 0.0
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it stands ready, or is on its way."""
+        return self._identity is not None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it should be made now, if there is no lease."""
+        return self._first is not None and self._identity is None and self._clock.monotonic() >= self._due_at
+
+    def take(self, limits: Limits) -> Identity | None:
+        """The identity for a new lease, where a machine with these limits is there: the lease's from now on."""
+        if limits != self._limits:
+            return None
+        taken, self._identity = self._identity, None
+        return taken
+
+    def give_back(self, identity: Identity) -> None:
+        """There is no lease after all."""
+        self._identity = identity
+
+    async def make_way(self, limits: Limits) -> None:
+        """See that none is there, for a lease's machine comes up; the next one will have the limits of that.
+
+        Raises:
+            RuntimeFailure: as ``dismiss``.
+        """
+        await self.dismiss()
+        self._usual, self._due_at = limits, 0.0
+
+    async def make(self) -> None:
+        """See that one is there, and return when it is. It may be taken before.
+
+        Raises:
+            RuntimeFailure: it did not come up; it is due again in a while.
+        """
+        if self._first is None:
+            return
+        await self.dismiss()
+        self._due_at = self._clock.monotonic() + _RETRY_SECONDS
+        # What fails is not tried twice.
+        usual, self._usual = self._usual, None
+        self._limits = usual if usual is not None else await self._call(self._first)
+        self._identity = made = Identity.new()
+        is_made = False
+        try:
+            order = MachineOrder(made.lease_id, self._limits, self._ssh_port, made.host_key)
+            is_made = await self._call(self._runtime.prepare, order)
+        finally:
+            if not is_made and self._identity is made:
+                self._identity = None
+        if is_made:
+            self._usual = usual
+        else:
+            self._first = None
+
+    async def dismiss(self) -> None:
+        """See that none is there. Idempotent.
+
+        Raises:
+            RuntimeFailure: it still is.
+        """
+        if self._identity is not None:
+            await self._call(self._runtime.stop, self._identity.lease_id)
+            self._identity = None
