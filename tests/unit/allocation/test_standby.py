@@ -232,6 +232,19 @@ async def test_an_end_does_not_fail_for_it(tmp_path: Path, miner_type: Any, unti
     assert miner.runtime.calls[-1] == "stop"
 
 
+async def test_none_is_made_beside_a_lease(miner: Any, alice: Owner, request_of: Any) -> None:
+    await miner.manager.allocate(request_of(alice))
+    # As where the request came after the scheduler had looked.
+    await miner.manager._machine.stand_ready()
+    assert miner.runtime.prepared == {}
+
+
+async def test_putting_things_in_order_begins_with_it(miner: Any) -> None:
+    await miner.manager._machine.reconcile()
+    assert miner.runtime.prepared == {}
+    assert not miner.manager.is_ready
+
+
 async def test_a_restart_of_the_miner_makes_another(miner: Any, until: Any) -> None:
     ready = waiting(miner)
     again = await miner.again()

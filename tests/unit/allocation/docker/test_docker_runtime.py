@@ -314,6 +314,7 @@ def test_a_machine_that_no_longer_stands_ready_is_made_anew(
         stub.image_id = "sha256:1"
     else:
         runtime.stop(order.lease_id)
+        assert not runtime._waiting
     stub.calls.clear()
     runtime.start(order)
     assert [call for call in stub.calls if call != "remove"] == ["create", "start", "rename", "attach"]
