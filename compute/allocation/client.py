@@ -151,6 +151,7 @@ class AllocationClient:
         allow_unpinned: bool = False,
         start_seconds: float = 180.0,
         base_image: str = "ubuntu",
+        dockerfile: str = "",
     ) -> Grant:
         """Lease the machine for ``days`` and return how to log in.
 
@@ -161,6 +162,7 @@ class AllocationClient:
         Args:
             keys: made ahead of time; a fresh pair otherwise.
             allow_unpinned: accept an older miner that names no host key (``Grant.host_key`` is then ``None``).
+            dockerfile: steps that the machine goes through before it is up; many miners refuse them.
 
         Raises:
             LeaseError: refused, never came up, or the answer made no sense; the reason says which.
@@ -178,7 +180,7 @@ class AllocationClient:
                 "ssh_key": keys.session.public_line,
                 "ssh_port": 4444,
                 "volume_path": "/tmp",  # noqa: S108 - the wire's documented default, a path on the miner
-                "dockerfile": "",
+                "dockerfile": dockerfile,
             },
         )
         granted = False

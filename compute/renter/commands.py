@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from compute.allocation.dockerfile import script_of
 from compute.allocation.requirements import DeviceRequirement
 from compute.clock import Clock
 from compute.console import Output
-from compute.errors import ComputeError, UsageError
+from compute.errors import ComputeError, LeaseError, UsageError
 from compute.renter import views
 from compute.renter.failures import Exit, report
 from compute.renter.market import Offer
@@ -245,6 +246,20 @@ def requirement_from(arguments: Mapping[str, Any]) -> DeviceRequirement:
     return _filtered(requirement, arguments)
 
 
+def _steps(path: Path | None) -> str:
+    """The steps in a file of the user's, as the miner will read them."""
+    if path is None:
+        return ""
+    try:
+        text = path.read_text(encoding="utf-8")
+        script_of(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the steps in {path}: {error}") from error
+    except LeaseError as error:
+        raise UsageError(f"no miner takes {path}: {error}") from error
+    return text
+
+
 def _filtered(requirement: DeviceRequirement, arguments: Mapping[str, Any]) -> DeviceRequirement:
     if arguments["gpu"] is not None:
         requirement = replace(requirement, gpu_type=arguments["gpu"], gpu_count=max(requirement.gpu_count, 1))
@@ -277,6 +292,7 @@ def _allocate(context: Context, requirement: DeviceRequirement, *, hotkey: str |
                 hotkey=hotkey,
                 name=arguments["name"],
                 allow_unpinned=arguments["trust_first_use"],
+                dockerfile=_steps(arguments["dockerfile"]),
                 on_phase=phase,
             )
         )

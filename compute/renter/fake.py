@@ -33,6 +33,7 @@ class FakeMiner:
         self.owner: str | None = None
         self.user_key = ""
         self.terminal_key = ""
+        self.dockerfile = ""
         self.paused = False
         self.receipt: Receipt | None = None
         self.scripts: dict[str, Any] = {}
@@ -76,6 +77,7 @@ class FakeMiner:
     def _grant(self, synapse: Allocate) -> dict[str, object]:
         self.owner = synapse.public_key
         self.user_key = synapse.docker_requirement["ssh_key"]
+        self.dockerfile = synapse.docker_requirement["dockerfile"]
         host_key = self.host_key.fingerprint if self.pinned else ""
         info = LeaseInfo(username="root", port=SSH_PORT, version=200, host_key=host_key)
         return {"status": True, "port": SSH_PORT, "info": info.encrypt(synapse.public_key)}

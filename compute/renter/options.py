@@ -233,6 +233,12 @@ def _add_requirement(parser: argparse.ArgumentParser, *, days: int) -> None:
     parser.add_argument("--days", type=_days, default=days, metavar="N", help=f"length of the lease [default: {days}]")
     parser.add_argument("--name", help="name for the allocation [default: made up]")
     parser.add_argument(
+        "--dockerfile",
+        type=Path,
+        metavar="FILE",
+        help="steps (RUN, ENV, WORKDIR) that the machine goes through before you get it, where its miner allows that",
+    )
+    parser.add_argument(
         "--trust-first-use",
         action="store_true",
         help="rent from miners too old to name their SSH host key: whoever answers first is trusted",

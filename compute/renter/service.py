@@ -113,6 +113,7 @@ class RenterService:
         hotkey: str | None = None,
         name: str | None = None,
         allow_unpinned: bool = False,
+        dockerfile: str = "",
         seed: int | None = None,
         on_phase: Phase = lambda phase: None,
     ) -> GrantRecord:
@@ -125,6 +126,7 @@ class RenterService:
             days: 90 by default, 30 with a ``hotkey``.
             name: for the allocation; made up by default.
             allow_unpinned: rent from an older miner that names no host key, trusting the first that answers.
+            dockerfile: steps that the machine goes through first. Few miners allow that; the others refuse.
             on_phase: told what happens, in a few words.
 
         Raises:
@@ -148,7 +150,13 @@ class RenterService:
             free = name if name is not None and name not in taken else new_name(taken, random.SystemRandom())
             try:
                 return await self._leasing.lease(
-                    offer, requirement, days=days, name=free, allow_unpinned=allow_unpinned, on_phase=on_phase
+                    offer,
+                    requirement,
+                    days=days,
+                    name=free,
+                    allow_unpinned=allow_unpinned,
+                    dockerfile=dockerfile,
+                    on_phase=on_phase,
                 )
             except (LeaseError, CallError, SshError) as error:
                 on_phase(f"{offer.peer.hotkey[:8]}… did not work out: {error}")

@@ -26,6 +26,7 @@ _NO_REQUIREMENT: Mapping[str, Any] = {
     "cpus": None,
     "name": None,
     "explain": False,
+    "dockerfile": None,
     "trust_first_use": False,
 }
 

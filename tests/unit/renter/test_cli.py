@@ -56,6 +56,35 @@ def test_allocate_prints_the_allocation_and_how_to_log_in(world: Any) -> None:
     assert "PRIVATE" not in ran.stdout + ran.stderr
 
 
+def test_steps_of_a_dockerfile_go_along(world: Any, tmp_path: Path) -> None:
+    steps = tmp_path / "steps"
+    steps.write_text("WORKDIR /work\nRUN touch here\n")
+    ran = world.run("allocate-hotkey", world.large.peer.hotkey, "--dockerfile", str(steps))
+    assert ran.code == Exit.OK
+    assert world.large.dockerfile == steps.read_text()
+    assert "starting the machine and taking its steps" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"RUN true\nCOPY a b\n", "step 2 of the dockerfile is 'COPY'"),
+        (b"\xff", "cannot read the steps"),
+        (None, "cannot read the steps"),
+    ],
+)
+def test_steps_that_no_miner_would_take_are_asked_of_none(
+    world: Any, tmp_path: Path, content: bytes | None, told: str
+) -> None:
+    path = tmp_path / "steps"
+    if content is not None:
+        path.write_bytes(content)
+    ran = world.run("allocate-hotkey", world.large.peer.hotkey, "--dockerfile", str(path))
+    assert ran.code == Exit.USAGE
+    assert told in ran.stderr
+    assert world.large.requests == []
+
+
 def test_options_beat_the_typed_requirement(world: Any) -> None:
     name = allocated(world, "--gpu", "h200", "--count", "4", "--min-vram", "100", "--days", "3")
     record = world.service.get(name)
