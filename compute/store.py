@@ -53,6 +53,7 @@ class Database:
         self._users: int | None = None
         self._corruption: sqlite3.DatabaseError | None = None
         self._is_bare = False
+        self._connections = 0
         self._connection = self._look() if read_only else self._open()
 
     def _look(self) -> sqlite3.Connection:
@@ -107,6 +108,7 @@ class Database:
         except sqlite3.Error:
             connection.close()
             raise
+        self._connections += 1
         return connection
 
     def _set_aside(self, error: Exception) -> None:
@@ -221,6 +223,18 @@ class Database:
         """
         with self._lock, self._mapped_errors():
             return self._connection.execute(sql, parameters).fetchall()
+
+    def others_state(self) -> object:
+        """Something that differs from what it was before whenever another process has written to the file meanwhile, or
+        the file is another one. What this object writes does not change it.
+
+        Raises:
+            StoreError: SQLite refuses.
+        """
+        with self._lock:
+            # In this order: the question may find the file corrupted, and begin a new one.
+            version = self.query("PRAGMA data_version")[0][0]
+            return self._connections, version
 
     def close(self) -> None:
         """Close the file. Idempotent; later calls of the other methods raise StoreError."""

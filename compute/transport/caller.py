@@ -61,8 +61,10 @@ class _Dendrite(bittensor.Dendrite):
         )
         async with request as response:
             body = await _bounded(response.content)
-            # Parsing takes a millisecond, of a hostile answer several: one per turn of the event loop.
+            # Parsing takes a millisecond, of a hostile answer several: one per turn of the event loop. Whoever gave the
+            # lock back in the turn in which he takes it would hold up nobody.
             async with self._parsing:
+                await asyncio.sleep(0)
                 answer = json.loads(body)
                 if not isinstance(answer, dict):
                     raise ValueError("the answer is not a JSON object")

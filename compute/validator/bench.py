@@ -25,6 +25,7 @@ from compute.allocation.client import AllocationClient
 from compute.chain import SubtensorChain
 from compute.clock import SystemClock
 from compute.config import load_config
+from compute.duty import beside
 from compute.errors import ComputeError
 from compute.keypairs import verify_signature
 from compute.localnet.crowd import Crowd, Kind, kind_of, machine_of, neuron_of, wallet_of
@@ -32,7 +33,7 @@ from compute.localnet.filled import fill_chain
 from compute.localnet.newcomer import make_wallet
 from compute.localnet.process import NodeProcess
 from compute.localnet.state import Hyperparameters
-from compute.neuron import run_neuron
+from compute.neuron import run_neuron, settled
 from compute.options.shared import LoggingOptions
 from compute.proof.models import Claim, DeviceMeasurement, MachineVerdict
 from compute.reasons import ProofReason
@@ -174,11 +175,11 @@ async def _validate(endpoint: str, folder: str, rounds: int) -> None:
     )
     stalls: list[tuple[float, float]] = []
     tasks = [asyncio.create_task(service.run()), asyncio.create_task(service.over.wait())]
-    heart = asyncio.create_task(_heartbeat(stalls))
-    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in (*tasks, heart):
+    async with beside(_heartbeat(stalls), settled(service.up)):
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, heart, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
     _check(facts)

@@ -15,6 +15,7 @@ from typing import Any
 from compute.proof.models import DeviceMeasurement, MachineVerdict
 from compute.reasons import SAYS_NOTHING, ProofReason
 from compute.store import Database
+from compute.validator.kept import Kept, among, at_once, values
 
 _SCHEMA = (
     """
@@ -198,21 +199,32 @@ class FactStore:
     def __init__(self, database: Database) -> None:
         database.migrate("validator", _SCHEMA)
         self._database = database
+        self._specs = Kept(database, self._read_specs)
+        self._histories = Kept(database, self._read_histories)
+        self._leased = Kept(database, self._read_leased)
 
     def record_specs(self, facts: Iterable[SpecsFact]) -> None:
         """Replace what is known of these hotkeys' specs; an answer without specs keeps the text of the last with."""
         rows = [(fact.hotkey, fact.at, fact.block, fact.reason.value, fact.specs, fact.detail) for fact in facts]
-        with self._database.transaction() as connection:
+        with self._specs.writing([hotkey for hotkey, *_ in rows]) as connection:
             connection.execute(
-                f"INSERT INTO specs {_values(6)} ON CONFLICT (hotkey) DO UPDATE SET at = excluded.at,"
+                f"INSERT INTO specs {values(6)} ON CONFLICT (hotkey) DO UPDATE SET at = excluded.at,"
                 " block = excluded.block, reason = excluded.reason, specs = coalesce(excluded.specs, specs),"
                 " detail = excluded.detail",
                 (json.dumps(rows),),
             )
 
-    def specs(self) -> dict[str, SpecsFact]:
+    def specs(self) -> Mapping[str, SpecsFact]:
         """The last specs by hotkey."""
-        rows = self._at_once("SELECT json_group_array(json_array(hotkey, at, block, reason, specs, detail)) FROM specs")
+        return self._specs.rows()
+
+    def _read_specs(self, hotkeys: Collection[str] | None) -> dict[str, SpecsFact]:
+        which, parameters = among(hotkeys)
+        rows = at_once(
+            self._database,
+            f"SELECT json_group_array(json_array(hotkey, at, block, reason, specs, detail)) FROM specs {which}",  # noqa: S608
+            parameters,
+        )
         return {
             hotkey: SpecsFact(hotkey, at, block, ProofReason(reason), specs, detail)
             for hotkey, at, block, reason, specs, detail in rows
@@ -222,7 +234,7 @@ class FactStore:
         """Append a verdict and forget the oldest beyond what is kept."""
         rates = [device.tflops16 for device in verdict.devices if device.tflops16 is not None]
         devices = json.dumps([asdict(device) for device in verdict.devices])
-        with self._database.transaction() as connection:
+        with self._histories.writing([hotkey]) as connection:
             connection.execute(
                 "INSERT INTO verdict (hotkey, at, block, seconds, reason, claim_gpu, claim_count, gpu, count, tflops16,"
                 " devices, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -248,18 +260,26 @@ class FactStore:
                 (hotkey, _VERDICTS_KEPT_PER_HOTKEY),
             )
 
-    def histories(self) -> dict[str, VerdictHistory]:
+    def histories(self) -> Mapping[str, VerdictHistory]:
         """What matters of every hotkey's verdicts."""
-        rows = self._at_once(
+        return self._histories.rows()
+
+    def _read_histories(self, hotkeys: Collection[str] | None) -> dict[str, VerdictHistory]:
+        if hotkeys is None:
+            hotkeys = at_once(
+                self._database,
+                f"WITH RECURSIVE {_PROVEN} SELECT json_group_array(hotkey) FROM proven WHERE hotkey IS NOT NULL",  # noqa: S608
+            )
+        rows = at_once(
+            self._database,
             f"""
-            WITH RECURSIVE {_PROVEN}, ends AS (
-                SELECT hotkey, (
-                    SELECT max(id) FROM verdict WHERE verdict.hotkey = proven.hotkey
+            WITH ends AS (
+                SELECT value AS hotkey, (
+                    SELECT max(id) FROM verdict WHERE verdict.hotkey = value
                 ) AS latest, (
-                    SELECT id FROM verdict WHERE verdict.hotkey = proven.hotkey AND reason = 'ok'
-                    ORDER BY id DESC LIMIT 1
+                    SELECT id FROM verdict WHERE verdict.hotkey = value AND reason = 'ok' ORDER BY id DESC LIMIT 1
                 ) AS last_ok
-                FROM proven WHERE hotkey IS NOT NULL
+                FROM json_each(?1)
             )
             SELECT json_group_array(json_array(ends.latest, ends.last_ok, (
                 SELECT count(*) FROM verdict AS later
@@ -267,11 +287,11 @@ class FactStore:
             ), (
                 SELECT count(*) FROM verdict AS later
                 WHERE later.hotkey = ends.hotkey AND later.id > coalesce(ends.last_ok, 0)
-                AND later.reason NOT IN (SELECT value FROM json_each(?))
+                AND later.reason NOT IN (SELECT value FROM json_each(?2))
             ), {_VERDICT}))
             FROM ends JOIN verdict ON verdict.id IN (ends.latest, ends.last_ok)
             """,  # noqa: S608
-            (json.dumps([reason.value for reason in SAYS_NOTHING]),),
+            (json.dumps(list(hotkeys)), json.dumps([reason.value for reason in SAYS_NOTHING])),
         )
         histories: dict[str, VerdictHistory] = {}
         for latest, last_ok, failures, proven_failures, *columns in rows:
@@ -327,17 +347,22 @@ class FactStore:
     def record_leased(self, machines: Iterable[LeasedMachine]) -> None:
         """Replace what is known of the leased machines of these hotkeys."""
         rows = [(m.hotkey, m.host_key, m.at, m.specs, m.differs_since, m.change) for m in machines]
-        with self._database.transaction() as connection:
+        with self._leased.writing([hotkey for hotkey, *_ in rows]) as connection:
             connection.executemany("INSERT OR REPLACE INTO leased_machine VALUES (?, ?, ?, ?, ?, ?)", rows)
 
-    def leased(self) -> dict[str, LeasedMachine]:
+    def leased(self) -> Mapping[str, LeasedMachine]:
         """The machines as they were when their last lease was first seen, by hotkey."""
-        return {
-            row["hotkey"]: LeasedMachine(
-                row["hotkey"], row["host_key"], row["at"], row["specs"], row["differs_since"], row["change"]
-            )
-            for row in self._database.query("SELECT * FROM leased_machine")
-        }
+        return self._leased.rows()
+
+    def _read_leased(self, hotkeys: Collection[str] | None) -> dict[str, LeasedMachine]:
+        columns = "hotkey, host_key, at, specs, differs_since, change"
+        which, parameters = among(hotkeys)
+        rows = at_once(
+            self._database,
+            f"SELECT json_group_array(json_array({columns})) FROM leased_machine {which}",  # noqa: S608
+            parameters,
+        )
+        return {row[0]: LeasedMachine(*row) for row in rows}
 
     def measurements(self, hotkey: str) -> dict[int, list[DeviceMeasurement]]:
         """What was measured of each device, by the id of the verdict."""
@@ -358,7 +383,7 @@ class FactStore:
         ]
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM score")
-            connection.execute(f"INSERT INTO score {_values(7)}", (json.dumps(rows),))
+            connection.execute(f"INSERT INTO score {values(7)}", (json.dumps(rows),))
 
     def scores(self) -> list[ScoreFact]:
         """The last scores, by uid."""
@@ -411,8 +436,9 @@ class FactStore:
 
     def forget_absent(self, present: Collection[str], now: float) -> None:
         """Drop the facts of hotkeys that left the subnet a week ago or more."""
+        before, hotkeys = now - _ABSENT_KEPT_SECONDS, json.dumps(list(present))
         with self._database.transaction() as connection:
-            before, hotkeys = now - _ABSENT_KEPT_SECONDS, json.dumps(list(present))
+            changes = connection.total_changes
             for table in ("specs", "event", "leased_machine"):
                 connection.execute(
                     f"DELETE FROM {table} WHERE at < ? AND hotkey NOT IN (SELECT value FROM json_each(?))",  # noqa: S608
@@ -423,21 +449,10 @@ class FactStore:
                 " (SELECT hotkey FROM proven WHERE hotkey NOT IN (SELECT value FROM json_each(?)))",
                 (before, hotkeys),
             )
-
-    def _at_once(self, sql: str, parameters: Sequence[object] = ()) -> list[list[Any]]:
-        """The rows of a query that makes one JSON array of them; times are good to ten microseconds.
-
-        For tables with a row per miner, read and written while the event loop waits: SQLite lets go of the interpreter
-        at each row, and while another thread computes it has to wait for it each time. 256 rows took 0.2 s.
-        """
-        rows: list[list[Any]] = json.loads(self._database.query(sql, parameters)[0][0])
-        return rows
-
-
-def _values(columns: int) -> str:
-    """For an INSERT: the rows of a parameter that is a JSON array of them, each with so many columns."""
-    extracts = ", ".join(f"json_extract(value, '$[{number}]')" for number in range(columns))
-    return f"SELECT {extracts} FROM json_each(?) WHERE true"  # noqa: S608
+            has_dropped = connection.total_changes > changes
+        if has_dropped:
+            for kept in (self._specs, self._histories, self._leased):
+                kept.forget()
 
 
 def _verdict(columns: Sequence[Any]) -> VerdictFact:

@@ -18,7 +18,7 @@ from compute.config import load_config
 from compute.duty import beside, repeat
 from compute.errors import ExtrinsicRefused, StoreError
 from compute.keypairs import verify_signature
-from compute.neuron import load_wallet, run_neuron
+from compute.neuron import load_wallet, run_neuron, settled
 from compute.notices.delivery import Delivery
 from compute.notices.notice import urls_from
 from compute.notices.outbox import Outbox
@@ -132,7 +132,7 @@ def run(
             duties.append(wandb_run.publishing(run, content, clock))
         try:
             collector = ValidatorCollector(facts, own_hotkey, options.netuid)
-            async with metrics.served(options.metrics, [collector], clock), beside(*duties):
+            async with metrics.served(options.metrics, [collector], clock), beside(*duties, settled(service.up)):
                 await _announce_version(chain, options)
                 await update.beside(service.run(), up=service.up, safe=service.between_proofs.acquire)
         finally:

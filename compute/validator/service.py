@@ -260,8 +260,6 @@ class ValidatorService:
             rented = self._rented.through()
             neurons = self._known_metagraph().neurons
             free = [neuron for neuron in neurons if neuron.hotkey not in unqueried and neuron.hotkey not in rented]
-            # What is read here, and there, of 256 miners is enough for one turn of the event loop.
-            await asyncio.sleep(0)
             await self._prover.prove(lane, free, block)
 
     # --- weights ------------------------------------------------------------------------------------------------
@@ -289,6 +287,8 @@ class ValidatorService:
             self._config,
             self._clock.now(),
         )
+        # To score 256 miners and to write it down each take enough of one turn of the event loop.
+        await asyncio.sleep(0)
         self._facts.record_scores(scores, at=self._clock.now(), block=metagraph.block)
         result = await self._setter.set(
             {fact.uid: fact.total for fact in scores}, own, uids=len(metagraph.neurons), block=metagraph.block

@@ -234,6 +234,40 @@ async def test_an_answer_that_is_none_is_an_error(caller: DendriteCaller, answer
         assert refusal.value.status == BAD_ANSWER, "no status that a peer could have meant"
 
 
+async def test_of_answers_that_come_together_one_is_parsed_per_turn(
+    caller: DendriteCaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixty of a round at once, a millisecond each, would stop the event loop for as long as all of them take."""
+    turn, parsed = 0, []
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            await asyncio.sleep(0)
+            turn += 1
+
+    class Answer:
+        def __init__(self) -> None:
+            self.content = asyncio.StreamReader()
+            self.content.feed_data(b"{}")
+            self.content.feed_eof()
+
+        async def __aenter__(self) -> Answer:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+    dendrite, session = caller._dendrite, await caller._dendrite.session
+    monkeypatch.setattr(session, "post", lambda *_, **__: Answer())
+    monkeypatch.setattr(dendrite, "process_server_response", lambda *_: parsed.append(turn))
+    turns = asyncio.create_task(count_turns())
+    axon = bittensor.AxonInfo(0, "127.0.0.2", 8091, 4, MINER.hotkey.ss58_address, "")
+    await asyncio.gather(*(dendrite.exchange(axon, Specs(), 10.0) for _ in range(5)))
+    turns.cancel()
+    assert len(parsed) == len(set(parsed)) == 5
+
+
 async def test_no_peer_sends_us_elsewhere_or_marks_us(caller: DendriteCaller) -> None:
     requests: list[bytes] = []
 

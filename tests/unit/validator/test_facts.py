@@ -1,3 +1,5 @@
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from compute.proof.models import Claim, DeviceMeasurement, MachineVerdict
@@ -143,6 +145,27 @@ def test_a_database_that_has_been_through_weeks_does_not_grow(tmp_path: Path) ->
             facts.begin_weights(dict.fromkeys(range(256), 65535), at=0.0, block=number)
         sizes.append(facts._database.query("PRAGMA page_count")[0][0])
     assert sizes[2] <= 1.02 * sizes[1]
+
+
+def test_every_look_is_what_the_database_says() -> None:
+    facts = store()
+    machine = LeasedMachine("a", "SHA256:1", 1.0, "{}")
+    writes: list[Callable[[], object]] = [
+        lambda: record(facts, "a", OK, FAILED),
+        lambda: facts.record_specs([SpecsFact(hotkey, 1.0, 1, ProofReason.OK, "{}", "") for hotkey in ("a", "b")]),
+        lambda: facts.record_specs([SpecsFact("a", 2.0, 2, ProofReason.TIMEOUT, None, "slow")]),
+        lambda: record(facts, "b", FAILED),
+        lambda: record(facts, "a", OK),
+        lambda: facts.record_leased([machine, replace(machine, hotkey="b", host_key="SHA256:2")]),
+        lambda: facts.record_leased([replace(machine, change="GPUs: 8, now 4")]),
+        lambda: facts.forget_absent({"a"}, now=1e9),
+    ]
+    for write in writes:
+        write()
+        fresh = FactStore(facts._database)
+        for look in (FactStore.specs, FactStore.histories, FactStore.leased):
+            assert look(facts) == look(fresh)
+    assert set(facts.specs()) == set(facts.histories()) == set(facts.leased()) == {"a"}
 
 
 def test_histories_and_forgetting_read_by_index() -> None:
