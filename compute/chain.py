@@ -121,6 +121,16 @@ class Chain(Protocol):
         """Close the connection. Idempotent."""
 
 
+class MetagraphReader(Protocol):
+    """Reads the subnet elsewhere than in this process; ``subnet_reader.SubnetReader`` is the real one."""
+
+    async def metagraph(self) -> Metagraph:
+        """As ``Chain.metagraph``."""
+
+    async def close(self) -> None:
+        """End what it has started. Idempotent."""
+
+
 class SubtensorChain:
     """A ``Chain`` over the SDK, whose connection is synchronous and of one thread: so is the executor here.
 
@@ -128,15 +138,25 @@ class SubtensorChain:
     opens a new one. Connecting happens at the first call.
     """
 
-    def __init__(self, endpoint: str, netuid: int, wallet: Any, *, block_seconds: float = 12.0) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        netuid: int,
+        wallet: Any,
+        *,
+        block_seconds: float = 12.0,
+        reader: MetagraphReader | None = None,
+    ) -> None:
         """``endpoint`` is a network name of the SDK (finney, test, local) or a ``ws://`` address.
 
-        ``block_seconds`` is the chain's block time, which commit-reveal needs to know.
+        ``block_seconds`` is the chain's block time, which commit-reveal needs to know. ``reader`` reads the whole
+        subnet instead of the thread here; it is closed with this.
         """
         self.endpoint = endpoint
         self.netuid = netuid
         self._wallet = wallet
         self._block_seconds = block_seconds
+        self._reader = reader
         self._connection = _Connection(endpoint)
 
     @property
@@ -148,6 +168,9 @@ class SubtensorChain:
         return int(await self._call(lambda chain: chain.get_current_block(), _READ_SECONDS))
 
     async def metagraph(self) -> Metagraph:
+        if self._reader is not None:
+            return await self._reader.metagraph()
+
         def read(chain: Any) -> Metagraph:
             try:
                 return _snapshot(chain.metagraph(self.netuid, lite=True))
@@ -237,6 +260,8 @@ class SubtensorChain:
 
     async def close(self) -> None:
         self._connection.abandon()
+        if self._reader is not None:
+            await self._reader.close()
 
     def _own_neuron(self, chain: Any) -> Any:
         neuron = chain.get_neuron_for_pubkey_and_subnet(self.hotkey, netuid=self.netuid)

@@ -47,6 +47,15 @@ async def repeat(name: str, work: Callable[[], Awaitable[object]], *, clock: Clo
         await clock.sleep(backoff)
 
 
+async def give_way() -> None:
+    """Between two steps of a duty that each take the event loop some milliseconds: let go first whatever waits.
+
+    One turn would not do: what became due during the first step is queued in it, behind whoever asked for a turn.
+    """
+    for _ in range(2):
+        await asyncio.sleep(0)
+
+
 @contextlib.asynccontextmanager
 async def beside(*duties: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run ``duties`` as tasks while the block runs; they are cancelled, and have ended, when it is left."""

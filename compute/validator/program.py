@@ -33,6 +33,7 @@ from compute.renter.remote import SshRemote
 from compute.renter.service import RenterService
 from compute.signing import SignerMemory
 from compute.store import Database, data_folder
+from compute.subnet_reader import SubnetReader
 from compute.telemetry import logs, metrics, wandb_run
 from compute.telemetry.collectors import ValidatorCollector
 from compute.telemetry.content import validator_content
@@ -85,7 +86,8 @@ def run(
         async def content() -> dict[str, Any]:
             return validator_content(own_hotkey, options, miner_rows(facts), evidence.penalized())
 
-        chain = chain_type(options.subtensor.endpoint, options.netuid, wallet)
+        endpoint, netuid = options.subtensor.endpoint, options.netuid
+        chain = chain_type(endpoint, netuid, wallet, reader=SubnetReader(endpoint, netuid))
         caller = DendriteCaller(wallet.hotkey, external_ip=options.axon.external_ip)
         details = {"version": __version__, "hotkey": own_hotkey, "netuid": options.netuid}
         logger.info("validator starts", extra=details)

@@ -18,6 +18,7 @@ from compute.allocation.client import AllocationClient
 from compute.chain import Neuron
 from compute.clock import Clock
 from compute.config import Config
+from compute.duty import give_way
 from compute.errors import StoreError
 from compute.proof.models import Claim, MachineVerdict
 from compute.proof.session import Target, prove_batch
@@ -145,7 +146,7 @@ class Prover:
                 verdict = MachineVerdict(reason=reason, claim=Claim("", 0), detail="its specs could not be read")
                 self._publish(candidate.neuron.hotkey, verdict, block, seconds=0.0)
                 # Five milliseconds each, and there may be dozens.
-                await asyncio.sleep(0)
+                await give_way()
             else:
                 claimed.append((candidate.neuron, candidate.claim))
         batch = claimed[: self._lanes[lane]]

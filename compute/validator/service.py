@@ -12,7 +12,7 @@ from compute.allocation.client import AllocationClient
 from compute.chain import Chain, Metagraph, Neuron
 from compute.clock import Clock
 from compute.config import Config
-from compute.duty import repeat
+from compute.duty import give_way, repeat
 from compute.errors import NotRegistered
 from compute.reasons import ProofReason
 from compute.transport.peer import Caller
@@ -273,22 +273,20 @@ class ValidatorService:
         # Read for the weights, and of use to the other duties: a newcomer is known a poll after it has registered.
         self._know(metagraph)
         specs = self._facts.specs()
-        scores = score_all(
-            Known(
-                metagraph=metagraph,
-                own_hotkey=self._own_hotkey,
-                unqueried=self._unqueried(specs),
-                answering=self._answering(specs),
-                specs=specs,
-                histories=self._facts.histories(),
-                allocated=self._rented.through(),
-                penalized=self._leases.penalized(),
-            ),
-            self._config,
-            self._clock.now(),
+        known = Known(
+            metagraph=metagraph,
+            own_hotkey=self._own_hotkey,
+            unqueried=self._unqueried(specs),
+            answering=self._answering(specs),
+            specs=specs,
+            histories=self._facts.histories(),
+            allocated=self._rented.through(),
+            penalized=self._leases.penalized(),
         )
-        # To score 256 miners and to write it down each take enough of one turn of the event loop.
-        await asyncio.sleep(0)
+        # Of 256 miners each of these three takes 10 ms. What is known stays as it is.
+        await give_way()
+        scores = score_all(known, self._config, self._clock.now())
+        await give_way()
         self._facts.record_scores(scores, at=self._clock.now(), block=metagraph.block)
         result = await self._setter.set(
             {fact.uid: fact.total for fact in scores}, own, uids=len(metagraph.neurons), block=metagraph.block

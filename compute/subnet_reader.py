@@ -1,0 +1,124 @@
+"""Reads the subnet in a process of its own, for a neuron whose event loop must not wait.
+
+The SDK computes for a quarter of a second over 256 neurons, much of it in compiled steps of 5 to 10 ms that give the
+interpreter to nobody: beside a thread that does this, an event loop stands still at every socket that it touches.
+
+``python -m compute.subnet_reader`` is the other process: it answers each line of stdin, a JSON list of an endpoint and
+a netuid, with a line of JSON, and ends with stdin, however the neuron ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from compute.chain import Metagraph, Neuron, SubtensorChain
+from compute.deadline import within
+from compute.errors import ChainError, ChainUnreachable
+from compute.options.shared import LoggingOptions
+from compute.telemetry import logs
+
+_ROOT = Path(__file__).resolve().parents[1]
+_SECONDS = 180.0
+"""The other process has deadlines of its own, which are shorter: this is for one that hangs."""
+_MAX_ANSWER_BYTES = 16 << 20
+
+
+class SubnetReader:
+    """Asks the other process, one question at a time; it is started at the first, and anew after one that failed."""
+
+    def __init__(self, endpoint: str, netuid: int) -> None:
+        self._question = json.dumps([endpoint, netuid]).encode() + b"\n"
+        self._turn = asyncio.Lock()
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def metagraph(self) -> Metagraph:
+        """The whole subnet, at the current block. Raises ChainError."""
+        async with self._turn:
+            try:
+                return _metagraph(await within(_SECONDS, self._answer()))
+            except (asyncio.TimeoutError, TimeoutError, OSError, ValueError) as error:
+                await self.close()
+                problem = str(error) or f"no answer within {_SECONDS:.0f} s"
+                raise ChainUnreachable(f"the process that reads the subnet: {problem}") from error
+            except asyncio.CancelledError:
+                # Its answer, when it comes, would be taken for that to the next question.
+                await self.close()
+                raise
+
+    async def _answer(self) -> bytes:
+        if self._process is None:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                __name__,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                limit=_MAX_ANSWER_BYTES,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])},
+            )
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(self._question)
+        await process.stdin.drain()
+        line = await process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise ConnectionError("it has ended")
+        return line
+
+    async def close(self) -> None:
+        """End the other process, which has nothing to lose. Idempotent; a later question starts another."""
+        process, self._process = self._process, None
+        if process is not None and process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def _metagraph(line: bytes) -> Metagraph:
+    answer: dict[str, Any] = json.loads(line)
+    if "error" in answer:
+        raise (ChainUnreachable if answer["unreachable"] else ChainError)(answer["error"])
+    neurons = tuple(Neuron(**neuron) for neuron in answer["neurons"])
+    return Metagraph(netuid=answer["netuid"], block=answer["block"], neurons=neurons)
+
+
+async def _serve(answers: int) -> None:
+    chains: dict[str, SubtensorChain] = {}
+    with os.fdopen(answers, "w") as out:
+        while question := await asyncio.to_thread(sys.stdin.readline):
+            if question not in chains:
+                endpoint, netuid = json.loads(question)
+                chains[question] = SubtensorChain(endpoint, netuid, None)
+            answer: dict[str, Any]
+            try:
+                metagraph = await chains[question].metagraph()
+            except ChainError as error:
+                answer = {"error": str(error), "unreachable": isinstance(error, ChainUnreachable)}
+            else:
+                neurons = [vars(neuron) for neuron in metagraph.neurons]
+                answer = {"netuid": metagraph.netuid, "block": metagraph.block, "neurons": neurons}
+            out.write(json.dumps(answer) + "\n")
+            out.flush()
+
+
+def main() -> None:
+    """Serve until stdin ends. Ctrl-C, and a service manager that signals all processes, are the neuron's to answer."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    # The SDK writes to stdout.
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    import bittensor  # noqa: F401  (before the logs are set up, which importing it undoes)
+
+    logs.configure(LoggingOptions())
+    asyncio.run(_serve(answers))
+
+
+if __name__ == "__main__":
+    main()
