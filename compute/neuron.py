@@ -73,9 +73,9 @@ def run_neuron(main: Callable[[], Awaitable[None]]) -> int:
     EXIT_RESTART where ``main`` asks for it and no signal came.
     """
     _settle()
-    # The event loop gives the interpreter away whenever it touches a socket. While another thread decodes the subnet,
-    # a third of a second of 256 neurons, it would get it back 5 ms later each time: after twenty sockets it has stood
-    # still. Asked for so early it gets it back after 0.4 ms: what the decoder does between two instructions takes that.
+    # The event loop gives the interpreter away whenever it touches a socket. While another thread computes (in a miner
+    # it decodes the subnet, a quarter of a second of 256 neurons) it would get it back 5 ms later each time, and have
+    # stood still after twenty sockets. Asked for so early it gets it back after 0.4 ms.
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         asyncio.run(_until_signalled(main))

@@ -245,17 +245,17 @@ ATTACKS: Sequence[Attack] = (
     _drip,
     _silence,
     _says(_specs("[" * 60_000)),
-    _says(_json_answer(b"[" * 250_000)),
-    _says(_json_answer(b'{"a":' * 40_000 + b"1" + b"}" * 40_000)),
+    _says(_json_answer(b"[" * 125_000)),
+    _says(_json_answer(b'{"a":' * 20_000 + b"1" + b"}" * 20_000)),
     _says(_specs(12345, timeout="soon", name=[], dendrite=7, axon={"ip": {}})),
     _says(_specs('{"cpu":{"count":1e999},"gpu":{"count":-1,"details":[]},"hard_disk":{},"ram":{}}')),
     _says(_specs('{"cpu":{"count":' + "9" * 4000 + '},"gpu":{},"hard_disk":{},"ram":{}}')),
-    _says(_json_answer(b"[" + b"0," * 120_000 + b"0]")),
-    _says(_json_answer(b'{"specs_output":' + b'"' + b"\\u0000" * 40_000 + b'"}')),
+    _says(_json_answer(b"[" + b"0," * 60_000 + b"0]")),
+    _says(_json_answer(b'{"specs_output":' + b'"' + b"\\u0000" * 20_000 + b'"}')),
     _says(_HEAD + _HEADERS_THAT_LIE + b"Content-Length: 2\r\n\r\n{}"),
     _says(_HEAD + b"x: y\r\n" * 20_000),
 )
-"""What the hostile do with a request, one after the other in the order of their uids."""
+"""What the hostile do with a request, one after the other in the order of their uids: bodies as long as are read."""
 
 
 async def _serve_hostile(uid: int) -> int:
