@@ -122,7 +122,7 @@ class _Measured(ValidatorService):
 
 @dataclass
 class _Stalls:
-    """The longest, in seconds. A list of all would be what grows in these rounds: 8 MB in fifty."""
+    """The longest, in seconds. A list of all would be what grows in these rounds: some MB in fifty."""
 
     late: float = 0.0
     own: float = 0.0
