@@ -15,6 +15,7 @@ from compute.receipts import Receipt, ReceiptError
 
 MAX_SPECS_CHARACTERS = 64 * 1024
 MAX_GPUS = 64
+_MAX_PARTS = 4096
 _MAX_BYTES = 1 << 60
 # A validator parses what it has stored of all of its 256 miners again and again: 20 ms of the event loop each time.
 _REMEMBERED = 512
@@ -240,6 +241,9 @@ def _strict_json(text: str) -> Any:
     def refuse_constant(name: str) -> NoReturn:
         raise SpecsError(f"specs: {name} is not a number")
 
+    # Escaped in the answer that it came in, it had no parts to count.
+    if sum(map(text.count, ",[{")) > _MAX_PARTS:
+        raise SpecsError(f"specs have more than {_MAX_PARTS} parts")
     try:
         return json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:

@@ -93,6 +93,7 @@ class ValidatorService:
             on_refused=self._ask_soon,
         )
         self._metagraph: Metagraph | None = None
+        self._synced_block = 0
         self._rounds_left = settings.rounds
         self._rounds_over = asyncio.Event()
         self.up = asyncio.Event()
@@ -152,6 +153,7 @@ class ValidatorService:
                 f"btcli subnets register --netuid {metagraph.netuid}"
             )
         self._facts.forget_absent(metagraph.by_hotkey.keys(), self._clock.now())
+        self._synced_block = metagraph.block
         self._know(metagraph)
 
     def _know(self, metagraph: Metagraph) -> None:
@@ -174,7 +176,7 @@ class ValidatorService:
     async def sync_if_due(self) -> None:
         """Sync where the last one is ``SYNC_BLOCKS`` old."""
         block = await self._chain.block()
-        if block - self._known_metagraph().block >= min(SYNC_BLOCKS, self._settings.specs_interval_blocks):
+        if block - self._synced_block >= min(SYNC_BLOCKS, self._settings.specs_interval_blocks):
             await self.sync()
 
     # --- specs --------------------------------------------------------------------------------------------------

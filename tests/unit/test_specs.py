@@ -99,6 +99,12 @@ def test_any_section_may_be_anything(section: str, value: object) -> None:
     assert len(parsed.gpus) <= 64
 
 
+def test_what_costs_more_than_its_bytes_is_not_read() -> None:
+    assert parse_specs(json.dumps({**wire(), "more": [0] * 1000})) == MACHINE
+    with pytest.raises(SpecsError, match="more than 4096 parts"):
+        parse_specs(json.dumps({**wire(), "more": [0] * 4096}))
+
+
 def test_what_changes_by_itself_is_no_change_of_hardware() -> None:
     busy = replace(
         MACHINE, ram_free=0, ram_available=0, disk_free=0, disk_total=1, cpu_frequency_mhz=800.0, version=201

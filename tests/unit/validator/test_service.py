@@ -25,9 +25,9 @@ from compute.renter.evidence import Rental
 from compute.specs import Gpu, MachineSpecs
 from compute.store import Database
 from compute.transport.peer import Peer, S
-from compute.validator.facts import FactStore, WeightsState
+from compute.validator.facts import FactStore, SpecsFact, WeightsState
 from compute.validator.rented import Leases
-from compute.validator.service import ValidatorService, ValidatorSettings
+from compute.validator.service import SYNC_BLOCKS, ValidatorService, ValidatorSettings
 from compute.validator.standing import QueryPolicy
 from compute.validator.status import miner_rows
 
@@ -222,6 +222,20 @@ async def test_a_rented_machine_keeps_its_last_good_verdict_whatever_came_after(
     await service.set_weights()
     (row,) = (row for row in miner_rows(bench.facts) if row.hotkey == "a")
     assert (row.reason, row.allocated, row.weight) == (ProofReason.RENTED, True, 1.0)
+
+
+async def test_who_left_is_forgotten_while_the_weights_keep_the_subnet_fresh(bench: Bench) -> None:
+    service = bench.service()
+    await service.sync()
+    await service.query_due_specs()
+    bench.facts.record_specs([SpecsFact("left", bench.clock.now(), 1, ProofReason.OK, L4.to_json(), "")])
+    bench.clock.advance(8 * 86_400)
+    for _ in range(SYNC_BLOCKS):
+        assert "left" in bench.facts.specs()
+        bench.chain.height += 1
+        await service.set_weights()
+        await service.sync_if_due()
+    assert bench.facts.specs().keys() == {"a", "b", "c"}
 
 
 async def test_weights_follow_scores_and_are_read_back(bench: Bench) -> None:
