@@ -12,6 +12,7 @@ import json
 import os
 import re
 import select
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -195,6 +196,8 @@ class LocalRuntime(Runtime):
                     ],
                     setsid=True,
                     setsigmask=[],
+                    # By which programs end with their connection. Under nohup a miner ignores it, and so would they.
+                    setsigdef=[signal.SIGHUP],
                 )
             finally:
                 os.close(child_in)

@@ -303,9 +303,15 @@ async def test_a_program_ends_with_its_channel(session: SshSession, until: Any) 
     until(lambda: not runs(int(line)))
 
 
+@pytest.mark.parametrize("of_the_miner", [signal.SIG_DFL, signal.SIG_IGN], ids=["", "nohup"])
 async def test_a_program_ends_with_its_connection(
-    runtime: LocalRuntime, order: LeaseOrder, login: Any, until: Any
+    runtime: LocalRuntime, order: LeaseOrder, login: Any, until: Any, of_the_miner: signal.Handlers
 ) -> None:
+    before = signal.signal(signal.SIGHUP, of_the_miner)
+    try:
+        runtime.start(order)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     async with login(runtime.start(order)) as session:
         channel = await session.open("echo $$; exec sleep 1000")
         line = b""

@@ -343,7 +343,8 @@ def test_what_leases_may_reach_and_run(subnet: Subnet, start: Start, engine: Eng
     opening = start("miner", *options, "--no-miner.network.close")
     for miner in (closing, opening):
         miner.until("axon announced on the chain")
-    rules = {each["Labels"]["compute.miner"]: each["Cmd"][0] for each in engine.created}
+    writers = [each for each in engine.created if "compute.network" in each["Labels"]]
+    rules = {each["Labels"]["compute.miner"]: each["Cmd"][0] for each in writers}
     assert "ip daddr { 10.1.0.0/16 } accept" in rules[one.hotkey]
     assert rules[two.hotkey] == "table inet compute-leases\ndelete table inet compute-leases"
     assert "--miner.network.close is off" in opening.log
