@@ -196,8 +196,9 @@ class LocalRuntime(Runtime):
                     ],
                     setsid=True,
                     setsigmask=[],
-                    # By which programs end with their connection. Under nohup a miner ignores it, and so would they.
-                    setsigdef=[signal.SIGHUP],
+                    # By which a renter's programs end. A miner under nohup or behind a script's & ignores them, and
+                    # so would these.
+                    setsigdef=[signal.SIGHUP, signal.SIGINT, signal.SIGQUIT],
                 )
             finally:
                 os.close(child_in)

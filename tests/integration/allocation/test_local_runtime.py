@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,24 @@ from compute.allocation.local import LocalRuntime
 from compute.allocation.runtime import Endpoint, LeaseOrder, Phase, RuntimeStatus
 from compute.errors import ConfigError, RuntimeFailure, SshError, SshTimeout, SshUnreachable
 from compute.ssh import SshSession
+
+Start = Callable[[LocalRuntime, LeaseOrder], Endpoint]
+
+
+@pytest.fixture(params=["in the foreground", "with nohup, behind a script's &"])
+def start(request: pytest.FixtureRequest) -> Start:
+    """Start a machine as a miner does that was itself started so."""
+    handler = signal.SIG_IGN if "nohup" in request.param else signal.SIG_DFL
+
+    def begin(runtime: LocalRuntime, order: LeaseOrder) -> Endpoint:
+        before = {number: signal.signal(number, handler) for number in (signal.SIGHUP, signal.SIGINT)}
+        try:
+            return runtime.start(order)
+        finally:
+            for number, kept in before.items():
+                signal.signal(number, kept)
+
+    return begin
 
 
 def server_of(runtime: LocalRuntime, order: LeaseOrder) -> psutil.Process:
@@ -303,15 +322,10 @@ async def test_a_program_ends_with_its_channel(session: SshSession, until: Any) 
     until(lambda: not runs(int(line)))
 
 
-@pytest.mark.parametrize("of_the_miner", [signal.SIG_DFL, signal.SIG_IGN], ids=["", "nohup"])
 async def test_a_program_ends_with_its_connection(
-    runtime: LocalRuntime, order: LeaseOrder, login: Any, until: Any, of_the_miner: signal.Handlers
+    runtime: LocalRuntime, order: LeaseOrder, login: Any, until: Any, start: Start
 ) -> None:
-    before = signal.signal(signal.SIGHUP, of_the_miner)
-    try:
-        runtime.start(order)
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    start(runtime, order)
     async with login(runtime.start(order)) as session:
         channel = await session.open("echo $$; exec sleep 1000")
         line = b""
@@ -343,8 +357,10 @@ class Screen:
         return text
 
 
-async def test_a_terminal(runtime: LocalRuntime, order: LeaseOrder, renter: SessionKey, until: Any) -> None:
-    transport = paramiko_client(runtime.start(order), renter)
+async def test_a_terminal(
+    runtime: LocalRuntime, order: LeaseOrder, renter: SessionKey, until: Any, start: Start
+) -> None:
+    transport = paramiko_client(start(runtime, order), renter)
     try:
         channel = transport.open_session()
         channel.get_pty("vt100", width=101, height=37)
