@@ -11,11 +11,11 @@ from typing import Any, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compute.errors import ComputeError
+from compute.json_parts import MAX_PARTS, has_many_parts
 from compute.receipts import Receipt, ReceiptError
 
 MAX_SPECS_CHARACTERS = 64 * 1024
 MAX_GPUS = 64
-_MAX_PARTS = 4096
 _MAX_BYTES = 1 << 60
 # A validator parses what it has stored of all of its 256 miners again and again: 20 ms of the event loop each time.
 _REMEMBERED = 512
@@ -242,8 +242,8 @@ def _strict_json(text: str) -> Any:
         raise SpecsError(f"specs: {name} is not a number")
 
     # Escaped in the answer that it came in, it had no parts to count.
-    if sum(map(text.count, ",[{")) > _MAX_PARTS:
-        raise SpecsError(f"specs have more than {_MAX_PARTS} parts")
+    if has_many_parts(text):
+        raise SpecsError(f"specs have more than {MAX_PARTS} parts")
     try:
         return json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:

@@ -14,14 +14,12 @@ import bittensor
 
 from compute import signing
 from compute.errors import CallError
+from compute.json_parts import MAX_PARTS, has_many_parts
 from compute.protocol import Allocate, Synapse
 from compute.transport.peer import BAD_ANSWER, Peer, S
 
 MAX_ANSWER_BYTES = 128 * 1024
 """Twice the longest specs that are read, whose quotes are escaped."""
-MAX_ANSWER_PARTS = 4096
-"""Commas and opening brackets of an answer: those of specs are a few hundred. An object for each costs the event loop
-more than its bytes do, and the garbage collector more again."""
 _MAX_CONNECTIONS = 128
 _MAX_MESSAGE = 300
 
@@ -69,8 +67,8 @@ class _Dendrite(bittensor.Dendrite):
             # lock back in the turn in which he takes it would hold up nobody.
             async with self._parsing:
                 await asyncio.sleep(0)
-                if sum(map(body.count, (b",", b"[", b"{"))) > MAX_ANSWER_PARTS:
-                    raise ValueError(f"the answer has more than {MAX_ANSWER_PARTS} parts")
+                if has_many_parts(body):
+                    raise ValueError(f"the answer has more than {MAX_PARTS} parts")
                 answer = json.loads(body)
                 if not isinstance(answer, dict):
                     raise ValueError("the answer is not a JSON object")

@@ -14,9 +14,10 @@ import pytest
 
 from compute import signing
 from compute.errors import CallError, ConfigError
+from compute.json_parts import MAX_PARTS
 from compute.keypairs import verify_signature
 from compute.protocol import Allocate, Specs
-from compute.transport.caller import MAX_ANSWER_BYTES, MAX_ANSWER_PARTS, DendriteCaller
+from compute.transport.caller import MAX_ANSWER_BYTES, DendriteCaller
 from compute.transport.peer import BAD_ANSWER, Peer
 from compute.transport.server import MAX_BODY_BYTES, AxonServer, RequestContext
 
@@ -218,7 +219,7 @@ async def test_an_answer_of_hostile_size_is_an_error(server: AxonServer, caller:
         await caller.call(peer(server), Specs(), timeout_seconds=10)
 
 
-MANY = b"0," * MAX_ANSWER_PARTS
+MANY = b"0," * MAX_PARTS
 
 
 @pytest.mark.parametrize(
@@ -239,7 +240,7 @@ async def test_an_answer_that_is_none_is_an_error(caller: DendriteCaller, answer
         with pytest.raises(CallError) as refusal:
             await caller.call(Peer(MINER.hotkey.ss58_address, "127.0.0.3", port), Specs(), timeout_seconds=10)
         assert refusal.value.status == BAD_ANSWER, "no status that a peer could have meant"
-        assert ("parts" in str(refusal.value)) is (answer.count(b",") + answer.count(b"[") > MAX_ANSWER_PARTS)
+        assert ("parts" in str(refusal.value)) is (answer.count(b",") + answer.count(b"[") > MAX_PARTS)
 
 
 async def test_of_answers_that_come_together_one_is_parsed_per_turn(
