@@ -3,8 +3,8 @@
 The SDK computes for a quarter of a second over 256 neurons, much of it in compiled steps of 5 to 10 ms that give the
 interpreter to nobody: beside a thread that does this, an event loop stands still at every socket that it touches.
 
-``python -m compute.subnet_reader`` is the other process: it answers each line of stdin, a JSON list of an endpoint and
-a netuid, with a line of JSON, and ends with stdin, however the neuron ends.
+``python -m compute.subnet_reader`` is the other process: it is told an endpoint and a netuid in the first line of
+stdin, a JSON list, answers every later line with a line of JSON, and ends with stdin, however the neuron ends.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 from compute.chain import Metagraph, Neuron, SubtensorChain
+from compute.child_environment import child_environment
 from compute.deadline import within
 from compute.errors import ChainError, ChainUnreachable
 from compute.options.shared import LoggingOptions
 from compute.telemetry import logs
 
-_ROOT = Path(__file__).resolve().parents[1]
 _SECONDS = 180.0
 """The other process has deadlines of its own, which are shorter: this is for one that hangs."""
 _MAX_ANSWER_BYTES = 16 << 20
@@ -33,7 +32,8 @@ class SubnetReader:
     """Asks the other process, one question at a time; it is started at the first, and anew after one that failed."""
 
     def __init__(self, endpoint: str, netuid: int) -> None:
-        self._question = json.dumps([endpoint, netuid]).encode() + b"\n"
+        # Not on its command line: an endpoint may have a key in it.
+        self._greeting = json.dumps([endpoint, netuid]).encode() + b"\n"
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
 
@@ -52,7 +52,9 @@ class SubnetReader:
                 raise
 
     async def _answer(self) -> bytes:
+        question = b"\n"
         if self._process is None:
+            question = self._greeting + question
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -60,12 +62,12 @@ class SubnetReader:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=_MAX_ANSWER_BYTES,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])},
+                env=child_environment(),
             )
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(self._question)
+        process.stdin.write(question)
         await process.stdin.drain()
         line = await process.stdout.readline()
         if not line.endswith(b"\n"):
@@ -89,15 +91,16 @@ def _metagraph(line: bytes) -> Metagraph:
 
 
 async def _serve(answers: int) -> None:
-    chains: dict[str, SubtensorChain] = {}
+    greeting = sys.stdin.readline()
+    if not greeting:
+        return
+    endpoint, netuid = json.loads(greeting)
+    chain = SubtensorChain(endpoint, netuid, None)
     with os.fdopen(answers, "w") as out:
-        while question := await asyncio.to_thread(sys.stdin.readline):
-            if question not in chains:
-                endpoint, netuid = json.loads(question)
-                chains[question] = SubtensorChain(endpoint, netuid, None)
+        while await asyncio.to_thread(sys.stdin.readline):
             answer: dict[str, Any]
             try:
-                metagraph = await chains[question].metagraph()
+                metagraph = await chain.metagraph()
             except ChainError as error:
                 answer = {"error": str(error), "unreachable": isinstance(error, ChainUnreachable)}
             else:

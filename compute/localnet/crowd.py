@@ -17,19 +17,18 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import bittensor
 
 from compute import __version_as_int__
+from compute.child_environment import child_environment
 from compute.localnet.state import Axon, Neuron
 from compute.protocol import Specs
 from compute.specs import Gpu, MachineSpecs
 from compute.transport.server import AxonServer, RequestContext
 
-_ROOT = Path(__file__).resolve().parents[2]
 _MIB = 1 << 20
 _HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -121,7 +120,6 @@ class Crowd:
         self._children: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Crowd:
-        search_path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         for first, last in zip(self._bounds, self._bounds[1:], strict=False):
             self._children.append(
                 subprocess.Popen(
@@ -130,7 +128,7 @@ class Crowd:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                     text=True,
-                    env={**os.environ, "PYTHONPATH": search_path},
+                    env=child_environment(),
                 )
             )
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import selectors
 import signal
 import subprocess
@@ -14,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from compute.child_environment import child_environment
 from compute.errors import ChainUnreachable
 from compute.localnet.client import LocalnetClient
 
-_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 
@@ -77,13 +76,12 @@ class NodeProcess:
         if self._log is None:
             self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (one file for all starts, closed by close())
         command = [sys.executable, "-m", "compute.localnet", "node", "--port", str(self._port), *self._arguments]
-        search_path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, "PYTHONPATH": search_path},
+            env=child_environment(),
             text=True,
             start_new_session=True,  # Ctrl-C in a terminal is for the parent, which stops its nodes in its own order
         )

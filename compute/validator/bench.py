@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import psutil
 from compute.access import AccessLists
 from compute.allocation.client import AllocationClient
 from compute.chain import SubtensorChain
+from compute.child_environment import child_environment
 from compute.clock import SystemClock
 from compute.config import load_config
 from compute.duty import beside
@@ -53,7 +53,6 @@ ROUNDS = 50
 VALIDATORS = 16
 """So many others have stake and weights, as on a subnet that lives."""
 
-_ROOT = Path(__file__).resolve().parents[2]
 _WARM_UP_ROUNDS = 10
 _AVERAGED_ROUNDS = 5
 _QUICK_REQUEST_SECONDS = 1.0
@@ -85,7 +84,7 @@ def bench(rounds: int = ROUNDS) -> dict[str, float]:
                 [sys.executable, "-m", "compute.validator.bench", node.endpoint, folder, str(rounds)],
                 capture_output=True,
                 text=True,
-                env={**os.environ, "PYTHONPATH": str(_ROOT)},
+                env=child_environment(),
             )
     if done.returncode:
         raise ComputeError(f"the validator that was to be measured ended with {done.returncode}: {done.stderr[-2000:]}")
