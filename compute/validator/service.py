@@ -93,7 +93,7 @@ class ValidatorService:
             on_refused=self._ask_soon,
         )
         self._metagraph: Metagraph | None = None
-        self._synced_block = 0
+        self._forgot_at_block = 0
         self._rounds_left = settings.rounds
         self._rounds_over = asyncio.Event()
         self.up = asyncio.Event()
@@ -144,7 +144,7 @@ class ValidatorService:
 
         Raises:
             ChainError: no answer, or we are not registered.
-            StoreError: old facts cannot be dropped.
+            StoreError: as ``_know``.
         """
         metagraph = await self._chain.metagraph()
         if self._own_hotkey not in metagraph.by_hotkey:
@@ -152,11 +152,17 @@ class ValidatorService:
                 f"hotkey {self._own_hotkey} is not registered on netuid {metagraph.netuid}; register it with: "
                 f"btcli subnets register --netuid {metagraph.netuid}"
             )
-        self._facts.forget_absent(metagraph.by_hotkey.keys(), self._clock.now())
-        self._synced_block = metagraph.block
         self._know(metagraph)
 
     def _know(self, metagraph: Metagraph) -> None:
+        """Take what was read for whatever purpose; now and then, drop the facts of who is absent.
+
+        Raises:
+            StoreError: they cannot be dropped.
+        """
+        if self._metagraph is None or metagraph.block - self._forgot_at_block >= self._sync_blocks:
+            self._facts.forget_absent(metagraph.by_hotkey.keys(), self._clock.now())
+            self._forgot_at_block = metagraph.block
         before = set(self._metagraph.by_hotkey) if self._metagraph is not None else set()
         self._metagraph = metagraph
         now = set(metagraph.by_hotkey)
@@ -174,10 +180,14 @@ class ValidatorService:
             )
 
     async def sync_if_due(self) -> None:
-        """Sync where the last one is ``SYNC_BLOCKS`` old."""
+        """Sync where what is known is ``SYNC_BLOCKS`` old."""
         block = await self._chain.block()
-        if block - self._synced_block >= min(SYNC_BLOCKS, self._settings.specs_interval_blocks):
+        if block - self._known_metagraph().block >= self._sync_blocks:
             await self.sync()
+
+    @property
+    def _sync_blocks(self) -> int:
+        return min(SYNC_BLOCKS, self._settings.specs_interval_blocks)
 
     # --- specs --------------------------------------------------------------------------------------------------
 
