@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Any
 
 from compute.allocation.answers import SignedAnswers, accepted, open_info
+from compute.allocation.dockerfile import STEPS_SECONDS
 from compute.allocation.keys import RenterKey, SessionKey
 from compute.allocation.requirements import DeviceRequirement
 from compute.clock import Clock
@@ -156,8 +157,9 @@ class AllocationClient:
         """Lease the machine for ``days`` and return how to log in.
 
         While the miner says ``starting``, or does not answer in time, it is asked again with the same keys until
-        ``start_seconds`` have passed. If this ends in any other way than with a grant, cancellation included, and the
-        miner may hold a lease for these keys, the lease is given back first.
+        ``start_seconds`` have passed, ``STEPS_SECONDS`` more with a ``dockerfile``. If this ends in any other way than
+        with a grant, cancellation included, and the miner may hold a lease for these keys, the lease is given back
+        first.
 
         Args:
             keys: made ahead of time; a fresh pair otherwise.
@@ -186,7 +188,9 @@ class AllocationClient:
         granted = False
         attempt = _Attempt()
         try:
-            output = await self._until_started(peer, synapse, attempt, start_seconds)
+            output = await self._until_started(
+                peer, synapse, attempt, start_seconds + (STEPS_SECONDS if dockerfile else 0)
+            )
             attempt.uncertain = True
             grant = self._grant(peer, keys, output, days=days, testing=testing)
             if grant.host_key is None and not allow_unpinned:

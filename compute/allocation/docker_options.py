@@ -8,6 +8,7 @@ from typing import Any
 from docker.types import DeviceRequest, LogConfig
 
 from compute.allocation.docker_files import COMMAND
+from compute.allocation.dockerfile import STEPS_SECONDS
 from compute.allocation.keys import SessionKey
 from compute.allocation.runtime import MachineOrder
 
@@ -55,7 +56,7 @@ class DockerSettings:
     pids: int = 16_384
     close_network: bool = True
     allowed_ranges: tuple[str, ...] = ()
-    script_seconds: float = 900.0
+    script_seconds: float = STEPS_SECONDS
     script_bytes: int = 20 << 30
 
 

@@ -17,6 +17,8 @@ from compute.reasons import Refusal
 
 MAX_CHARACTERS = 1 << 16
 MAX_STEPS = 64
+STEPS_SECONDS = 900.0
+"""How long a miner lets them run, and a renter waits for them."""
 _EXIT_CODES_BEFORE = 60
 """A script's exit code names the step that failed: above those of sshd, below those of the shell and of signals."""
 

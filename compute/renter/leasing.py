@@ -16,9 +16,6 @@ from compute.renter.market import Offer
 from compute.renter.records import GrantRecord, GrantState, RenterStore
 from compute.renter.remote import Remote
 
-START_SECONDS = 180.0
-STEPS_SECONDS = 900.0
-"""What miners give the steps of a dockerfile."""
 LOGIN_TIMEOUT_SECONDS = 15.0
 LOGIN_ATTEMPTS = 5
 LOGIN_RETRY_SECONDS = 2.0
@@ -57,7 +54,7 @@ class Leasing:
         days: int,
         name: str,
         allow_unpinned: bool,
-        dockerfile: str = "",
+        dockerfile: str,
         on_phase: Phase,
     ) -> GrantRecord:
         """Lease one machine, log in once, and return its record.
@@ -93,7 +90,6 @@ class Leasing:
                 keys=record.keys,
                 allow_unpinned=allow_unpinned,
                 dockerfile=dockerfile,
-                start_seconds=START_SECONDS + (STEPS_SECONDS if dockerfile else 0),
             )
             record = record.granted(grant)
             self._store.save(record)
