@@ -14,7 +14,7 @@ import contextlib
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +59,10 @@ _MAX_SAID = 500
 class LeaseNetwork:
     """The network of one miner's leases. Methods block; they are idempotent and safe for several threads."""
 
-    def __init__(
-        self, settings: DockerSettings, engine: DockerEngine, *, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, settings: DockerSettings, engine: DockerEngine) -> None:
         self._settings = settings
         self._engine = engine
-        self._monotonic = monotonic
+        self._monotonic = time.monotonic
         self._unable = False
         self._written = ""
         self._written_at = self._tried_at = -VALID_SECONDS

@@ -190,8 +190,7 @@ class DockerRuntime(Runtime):
         container = self._find(order.lease_id)
         if container is None or container.status not in _RESTARTABLE:
             # Nothing of the renter's is in what never ran, or was half removed.
-            self.stop(order.lease_id)
-            return self._launch(order, lambda container: self._hand_over(container, order, lambda: True))
+            return self.start(order)
         self._halt(container)
         try:
             self._put(container, files.restart_archive(order))

@@ -89,9 +89,8 @@ class Standby:
         Raises:
             RuntimeFailure: it did not come up; it is due again in a while.
         """
-        if self._first is None:
+        if self._first is None or self._identity is not None:
             return
-        await self.dismiss()
         self._due_at = self._clock.monotonic() + _RETRY_SECONDS
         # What fails is not tried twice.
         usual, self._usual = self._usual, None

@@ -223,16 +223,7 @@ class Check:
     failure: RuntimeFailure | None = None
     seen: list[tuple[str, int, str]] = field(default_factory=list)
 
-    def __call__(
-        self,
-        host: str,
-        port: int,
-        fingerprint: str,
-        *,
-        within_seconds: float,
-        still_alive: Callable[[], bool],
-        pause_seconds: float,
-    ) -> None:
+    def __call__(self, host: str, port: int, fingerprint: str, *, still_alive: Callable[[], bool], **_: float) -> None:
         self.seen.append((host, port, fingerprint))
         if self.failure is not None:
             raise self.failure
