@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import psutil
 import pytest
 from rich.text import Text
 
@@ -110,6 +111,18 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._here, keys.encode())
 
+    def interrupt(self) -> None:
+        """Press Ctrl-C once the program waits for keys.
+
+        Before that it may be lost: Python looks for signals and then waits for a key. No fingers come in between, but a
+        test does.
+        """
+        deadline = time.monotonic() + _SECONDS
+        while psutil.Process(self._process.pid).status() != psutil.STATUS_SLEEPING:
+            assert time.monotonic() < deadline, "never waited for keys"
+            time.sleep(0.01)
+        self.type(CTRL_C)
+
     def end(self) -> tuple[int, str]:
         """The exit code, and what was said until the end."""
         deadline = time.monotonic() + _SECONDS
@@ -188,7 +201,10 @@ def test_a_machine_is_rented_and_given_back_at_a_terminal(renting: Renting) -> N
     for answer, expected in (("\n", 2), ("n\n", 2), (CTRL_C, 130), (CTRL_D, 2)):
         with renting.at_terminal("deallocate", "mine") as terminal:
             terminal.until(question)
-            terminal.type(answer)
+            if answer == CTRL_C:
+                terminal.interrupt()
+            else:
+                terminal.type(answer)
             code, said = terminal.end()
         assert code == expected, said
         assert "Traceback" not in said
@@ -224,7 +240,7 @@ def test_the_shell_at_a_terminal(renting: Renting) -> None:
         # Ctrl-C ends what is asked, not the shell.
         terminal.type("d\n")
         terminal.until("name or hotkey: ")
-        terminal.type(CTRL_C)
+        terminal.interrupt()
         assert "interrupted" in terminal.until(prompt)
         terminal.type(f"d {name}\n")
         terminal.until("[y/N] ")
