@@ -63,6 +63,8 @@ class SubnetReader:
                 stdout=asyncio.subprocess.PIPE,
                 limit=_MAX_ANSWER_BYTES,
                 env=child_environment(),
+                # A terminal's Ctrl-C is the neuron's alone, from the first moment on.
+                start_new_session=True,
             )
         process = self._process
         assert process.stdin is not None
@@ -111,7 +113,7 @@ async def _serve(answers: int) -> None:
 
 
 def main() -> None:
-    """Serve until stdin ends. Ctrl-C, and a service manager that signals all processes, are the neuron's to answer."""
+    """Serve until stdin ends. What pm2 or another service manager sends to all processes is the neuron's to answer."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     # The SDK writes to stdout.

@@ -92,6 +92,8 @@ async def test_after_it_has_died_the_next_question_starts_another(reader: Subnet
 async def test_signals_to_everybody_are_not_for_it(reader: SubnetReader) -> None:
     await reader.metagraph()
     assert reader._process is not None
+    # Ctrl-C at the neuron's terminal does not come here.
+    assert os.getsid(reader._process.pid) == reader._process.pid
     for number in (signal.SIGINT, signal.SIGTERM):
         reader._process.send_signal(number)
     assert len((await reader.metagraph()).neurons) == 5
