@@ -2,116 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import re
 import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from compute.localnet.demo.cast import Actor, Kind
-from compute.localnet.demo.stage import VALIDATOR, Stage
 from compute.localnet.newcomer import make_wallet, register
 from compute.localnet.process import NodeProcess
-from compute.localnet.settings import config_text
-from compute.proof.calibrate import calibrate_cpu
-from compute.store import Database
-from compute.validator.facts import FactStore, WeightsState
-from compute.validator.status import MinerRow, miner_rows
+
+from .conftest import MakePm2, Pm2
+from .releases import Releases, git
+from .under_pm2 import MINER, VALIDATOR, Subnet, until
 
 pytestmark = pytest.mark.e2e
-
-ROOT = Path(__file__).resolve().parents[2]
-MINER = "miner"
-ADDRESS = "127.0.0.2"
-_SECONDS = 120
-
-
-Pm2 = Any
-MakePm2 = Callable[..., Pm2]
-
-
-class Subnet:
-    """A chain, a miner and a validator that are registered on it, and what they would be told."""
-
-    def __init__(self, folder: Path) -> None:
-        self.stage = Stage(folder, [Actor(MINER, Kind.HONEST)], block_seconds=0.25)
-        self._axon_port, self._ssh_port = free_ports(2)
-
-    def open(self) -> None:
-        calibration = asyncio.run(calibrate_cpu(runs=1))
-        self.stage.config_path.write_text(config_text(calibration, retries=4), encoding="utf-8")
-        self.stage.start_chain()
-        for name in (VALIDATOR, MINER):
-            self.stage.register(name)
-
-    def options(self, name: str) -> list[str]:
-        stage = self.stage
-        return [
-            *("--subtensor.chain_endpoint", stage.node.endpoint, "--wallet.path", str(stage.folder / "wallets")),
-            *("--wallet.name", name, "--database", str(stage.database_path(name))),
-        ]
-
-    @property
-    def miner_options(self) -> list[str]:
-        return [
-            *self.options(MINER),
-            *("--axon.ip", ADDRESS, "--axon.external_ip", ADDRESS, "--no-auto_update"),
-            *("--axon.port", str(self._axon_port), "--ssh.port", str(self._ssh_port)),
-            *("--miner.runtime", "local", "--miner.cpu.devices", "1"),
-        ]
-
-    @property
-    def validator_options(self) -> list[str]:
-        return [
-            *self.options(VALIDATOR),
-            *("--config.file", str(self.stage.config_path), "--no-auto_update"),
-            *("--validator.specs.interval", "10", "--validator.proof.interval", "240"),
-        ]
-
-    def register_py(self, *arguments: str) -> str:
-        command = [sys.executable, str(ROOT / "neurons" / "register.py"), *arguments[:1], *self.options(VALIDATOR)]
-        done = subprocess.run([*command, *arguments[1:]], capture_output=True, text=True, timeout=_SECONDS)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def row(self) -> MinerRow | None:
-        """The miner as the validator's database has it."""
-        rows = self._read(miner_rows)
-        return next((row for row in rows if row.hotkey == self.stage.hotkey(MINER)), None)
-
-    def confirmed_block(self) -> int:
-        """The block of the last weights that the validator read back from the chain."""
-        entry = self._read(lambda facts: facts.last_weights((WeightsState.CONFIRMED,)))
-        return entry.block if entry is not None else -1
-
-    def _read(self, look: Callable[[FactStore], Any]) -> Any:
-        database = Database(self.stage.database_path(VALIDATOR))
-        try:
-            return look(FactStore(database))
-        finally:
-            database.close()
-
-    def answers(self) -> bool:
-        """Whether the miner's axon is open."""
-        with socket.socket() as knocking:
-            return knocking.connect_ex((ADDRESS, self._axon_port)) == 0
-
-    def is_paid(self) -> bool:
-        """Whether the chain holds the validator's weight for the miner, and for nobody else."""
-        netuid = self.stage.node.netuid
-        neurons = self.stage.node.client.snapshot(netuid)["subnets"][str(netuid)]["neurons"]
-        uids = {neuron["hotkey"]: uid for uid, neuron in enumerate(neurons)}
-        held = neurons[uids[self.stage.hotkey(VALIDATOR)]]["weights"]
-        return [int(uid) for uid, weight in held.items() if weight] == [uids[self.stage.hotkey(MINER)]]
 
 
 @pytest.fixture
@@ -124,21 +30,6 @@ def subnet(tmp_path: Path, make_pm2: MakePm2) -> Iterator[Subnet]:
         subnet.stage.close()
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in sockets:
-            probe.bind((ADDRESS, 0))
-        return [int(probe.getsockname()[1]) for probe in sockets]
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = _SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.2)
-
-
 def test_a_running_subnet_survives_what_pm2_does_to_it(subnet: Subnet, make_pm2: MakePm2) -> None:
     pm2 = make_pm2(MINER_OPTIONS=" ".join(subnet.miner_options), VALIDATOR_OPTIONS=" ".join(subnet.validator_options))
     pm2("start", "ecosystem.config.js")
@@ -146,7 +37,7 @@ def test_a_running_subnet_survives_what_pm2_does_to_it(subnet: Subnet, make_pm2:
     subnet.register_py("allocate", "--days", "1", "--name", "mine")
     machine = subnet.register_py("exec", "mine", "--", "cat", "/proc/self/environ")
     assert "COMPUTE_LEASE" in machine
-    until(lambda: rented(subnet), "the validator's score of the rental")
+    until(subnet.is_rented, "the validator's score of the rental")
 
     def still_rented() -> None:
         # The very same machine: the host key is pinned, and the process is marked with the lease's id.
@@ -154,9 +45,9 @@ def test_a_running_subnet_survives_what_pm2_does_to_it(subnet: Subnet, make_pm2:
 
     def still_validated(block: int) -> None:
         # Nothing began anew: the score is there before the first round is over, and weights go on.
-        assert rented(subnet)
+        assert subnet.is_rented()
         until(lambda: subnet.confirmed_block() > block, "the next weights")
-        assert rented(subnet)
+        assert subnet.is_rented()
         assert subnet.is_paid()
 
     for name in (MINER, VALIDATOR):
@@ -168,7 +59,7 @@ def test_a_running_subnet_survives_what_pm2_does_to_it(subnet: Subnet, make_pm2:
             else:
                 still_validated(block)
             until(lambda name=name, number=number: pm2.state(name) == ("online", number), f"{name} is up again")
-    assert rented(subnet)
+    assert subnet.is_rented()
 
     pm2("stop", MINER)
     assert pm2.state(MINER) == ("stopped", 3)
@@ -184,9 +75,51 @@ def test_a_running_subnet_survives_what_pm2_does_to_it(subnet: Subnet, make_pm2:
     assert "Traceback" not in pm2.log(MINER) + pm2.log(VALIDATOR)
 
 
-def rented(subnet: Subnet) -> bool:
-    row = subnet.row()
-    return row is not None and row.allocated and row.score > 0
+def test_pm2_does_not_see_an_update_and_brings_a_release_that_dies_to_its_end(
+    subnet: Subnet, make_pm2: MakePm2, tmp_path: Path
+) -> None:
+    releases = Releases(tmp_path)
+    subnet.auto_update = True
+    pm2 = make_pm2(
+        releases.clone,
+        MINER_OPTIONS=" ".join(subnet.miner_options),
+        VALIDATOR_OPTIONS=" ".join(subnet.validator_options),
+    )
+    pm2("start", "ecosystem.config.js")
+    until(subnet.is_paid, "weights on the chain")
+    subnet.register_py("allocate", "--days", "1", "--name", "mine")
+    machine = subnet.register_py("exec", "mine", "--", "cat", "/proc/self/environ")
+    until(subnet.is_rented, "the validator's score of the rental")
+    neurons = (MINER, VALIDATOR)
+    started = {name: pm2.pid(name) for name in neurons}
+
+    def all_is_well() -> None:
+        block = subnet.confirmed_block()
+        until(lambda: subnet.confirmed_block() > block, "the next weights")
+        until(subnet.is_rented, "the score of the rental")
+        assert subnet.is_paid()
+        assert subnet.register_py("exec", "mine", "--", "cat", "/proc/self/environ") == machine
+
+    releases.number("2.0.0", "2.0.1")
+    good = releases.publish()
+    until(lambda: all("the new commit is up and stays" in pm2.log(name) for name in neurons), "both run the release")
+    assert {name: pm2.pid(name) for name in neurons} == started
+    assert releases.taken() == good
+    all_is_well()
+
+    releases.number("2.0.1", "2.0.2")
+    # No handler sees this one: it is pm2 that starts the neuron again.
+    releases.start_with("__import__('os').kill(__import__('os').getpid(), 9)")
+    releases.publish()
+    until(lambda: all("failed_before" in pm2.log(name) for name in neurons), "the broken one is left alone")
+    assert releases.taken() == good
+    assert git(releases.clone, "status", "--porcelain") == ""
+    assert pm2.journal.count("via signal [SIGKILL]") == 3
+    assert sorted(pm2.state(name) for name in neurons) == [("online", 0), ("online", 3)]
+    all_is_well()
+    for name in neurons:
+        assert re.findall(r"starts version=(\S+)", pm2.log(name))[-1] == "2.0.1"
+    subnet.register_py("deallocate", "mine", "--yes")
 
 
 def pm2_does(command: str) -> Callable[[Pm2, str], None]:

@@ -4,7 +4,6 @@ then one that passes its check and does not start."""
 from __future__ import annotations
 
 import asyncio
-import shutil
 import subprocess
 import sys
 import time
@@ -24,15 +23,12 @@ from compute.store import Database
 from compute.validator.facts import FactStore, WeightsState
 from compute.validator.status import miner_rows
 
+from .releases import Releases, git
+
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 200.0
-
-
-def git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-c", "user.name=someone", "-c", "user.email=someone@example.com", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
 class Updating(Stage):
@@ -40,27 +36,7 @@ class Updating(Stage):
 
     def __init__(self, folder: Path, actors: list[Actor]) -> None:
         super().__init__(folder, actors, block_seconds=0.25)
-        self.author, self.clone = folder / "author", folder / "clone"
-        for name in ("compute", "neurons"):
-            shutil.copytree(ROOT / name, self.author / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("config.yaml", "requirements.txt", ".gitignore"):
-            shutil.copy(ROOT / name, self.author / name)
-        # Half an hour is long for a test; this is the one line that differs from what operators run.
-        self.edit("compute/update/self_update.py", "look: float = 1800.0", "look: float = 3.0")
-        git(self.author, "init", "--quiet", "--initial-branch=main")
-        self.publish()
-        git(folder, "clone", "--quiet", self.author.as_uri(), str(self.clone))
-
-    def edit(self, name: str, before: str, after: str) -> None:
-        path = self.author / name
-        text = path.read_text(encoding="utf-8")
-        assert text.count(before) == 1
-        path.write_text(text.replace(before, after), encoding="utf-8")
-
-    def publish(self) -> str:
-        git(self.author, "add", "--all")
-        git(self.author, "commit", "--quiet", "--message", "release")
-        return git(self.author, "rev-parse", "HEAD")
+        self.releases = Releases(folder)
 
     def log(self, name: str) -> str:
         return self.log_path(name).read_text(encoding="utf-8")
@@ -73,7 +49,7 @@ class Updating(Stage):
         return [option for option in super()._shared_options(name) if option != "--no-auto_update"]
 
     def _start(self, name: str, command: list[str]) -> None:
-        super()._start(name, [word.replace(f"{ROOT}/neurons", f"{self.clone}/neurons") for word in command])
+        super()._start(name, [word.replace(f"{ROOT}/neurons", f"{self.releases.clone}/neurons") for word in command])
 
 
 class Subnet:
@@ -148,9 +124,9 @@ async def subnet(tmp_path: Path) -> AsyncIterator[Subnet]:
 
 
 async def test_updates_good_and_broken_leave_leases_scores_and_weights_as_they_should(subnet: Subnet) -> None:
-    stage = subnet.stage
+    stage, releases = subnet.stage, subnet.stage.releases
     pids = {name: process.pid for name, process in stage.processes.items()}
-    first = git(stage.clone, "rev-parse", "HEAD")
+    first = releases.taken()
     await subnet.until(lambda: subnet.scores() == {"one": (0.5, False), "two": (0.5, False)}, "both are paid")
     hotkey = stage.hotkey("two")
     subnet.register_py("allocate-hotkey", hotkey, "--days", "1", "--name", "mine")
@@ -160,26 +136,26 @@ async def test_updates_good_and_broken_leave_leases_scores_and_weights_as_they_s
     # Something of the customer's that must live on.
     worker = subnet.register_py("exec", "mine", "--", "sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!")
 
-    stage.edit("compute/__init__.py", '__version__ = "2.0.0"', '__version__ = "2.0.1"')
-    good = stage.publish()
+    releases.number("2.0.0", "2.0.1")
+    good = releases.publish()
     await subnet.until(
         lambda: all("the new commit is up and stays" in stage.log(name) for name in pids), "all run the good release"
     )
     assert {name: stage.starts(name, "2.0.1") for name in pids} == dict.fromkeys(pids, 1)
-    assert git(stage.clone, "rev-parse", "HEAD") == good != first
+    assert releases.taken() == good != first
     before = subnet.confirmed_block()
     await subnet.until(lambda: subnet.confirmed_block() > before, "the new release sets weights")
     await subnet.until(lambda: subnet.scores() == {"one": (0.33, False), "two": (0.67, True)}, "the same scores")
     assert subnet.lease("two") == lease
 
-    stage.edit("compute/__init__.py", '__version__ = "2.0.1"', '__version__ = "2.0.2"')
-    stage.edit("compute/neuron.py", "    gc.collect()\n    gc.freeze()\n", "    raise OSError\n")
-    broken = stage.publish()
+    releases.number("2.0.1", "2.0.2")
+    releases.start_with("raise OSError")
+    broken = releases.publish()
     # One of the three tries it, and the others learn from that.
     await subnet.until(lambda: sum(stage.starts(name, "2.0.1") for name in pids) == 4, "the good release is back")
     await subnet.until(lambda: all("failed_before" in stage.log(name) for name in pids), "the broken one is left alone")
-    assert git(stage.clone, "rev-parse", "HEAD") == good != broken
-    assert git(stage.clone, "status", "--porcelain") == ""
+    assert releases.taken() == good != broken
+    assert git(releases.clone, "status", "--porcelain") == ""
     before = subnet.confirmed_block()
     await subnet.until(lambda: subnet.confirmed_block() > before, "the good release sets weights")
     # A block here is a 48th of a real one: a machine that three starts at once kept busy may have lost a proof or two.
