@@ -98,11 +98,9 @@ class WandbRun:
         while (content := self._next()) is not None:
             try:
                 self._hand_over(content)
-            except (
-                Exception
-            ) as error:  # the package raises whatever its parts raise, and none of it matters to a neuron
-                self.failures += 1
+            except Exception as error:  # the package raises what its parts raise, and none of it matters to a neuron
                 logger.warning("wandb: %s; next try in %.0f s", str(error)[:200] or type(error).__name__, pause)
+                self.failures += 1
                 self._finish()
                 with self._changed:
                     # Newer content wins over that which could not be published.

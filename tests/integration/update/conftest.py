@@ -103,11 +103,14 @@ class Lab:
         self.environment.pop("PYTHONPATH", None)
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def publish(self, word: str, *, message: str = "", up: float = 30, calm: float = 0.3, **program: str) -> str:
+    def publish(
+        self, word: str, *, requirements: str | None = None, up: float = 30, calm: float = 0.3, **program: str
+    ) -> str:
         """Push a release; returns its commit."""
         filled = {"at_start": "pass", "in_service": "pass", **program}
         text = PROGRAM.format(word=word, up=up, calm=calm, **filled)
-        return self.push({"compute/miner/program.py": text}, message or word)
+        files = {"requirements.txt": requirements} if requirements else {}
+        return self.push({"compute/miner/program.py": text, **files}, word)
 
     def push(self, files: dict[str, str | None], message: str) -> str:
         """Commit files (None removes one) and push."""

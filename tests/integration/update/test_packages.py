@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from compute.errors import UpdateError
@@ -53,15 +56,13 @@ def test_a_release_brings_its_packages_and_takes_them_back(packaged: Lab) -> Non
     process = lab.start()
     lab.until(lambda: "up_to_date" in lab.log(), "the first look")
     make_wheel(lab.folder / "wheels", "2.0")
-    lab.push({"requirements.txt": "tiny==2.0\n"}, "needs tiny 2")
-    lab.publish("two", at_start=USES)
+    lab.publish("two", requirements="tiny==2.0\n", at_start=USES)
     lab.until_settled("two")
     assert lab.events()[-1]["tiny"] == installed(lab) == "2.0"
     assert not lab.state("packages")
 
     make_wheel(lab.folder / "wheels", "3.0")
-    lab.push({"requirements.txt": "tiny>=3.0\n"}, "needs tiny 3")
-    lab.publish("crashes", at_start=f"{USES}; raise OSError")
+    lab.publish("crashes", requirements="tiny>=3.0\n", at_start=f"{USES}; raise OSError")
     lab.until(lambda: "crashes" in lab.words() and lab.events()[-1].get("tiny") == "2.0", "the old one is back")
     crashes = [event["tiny"] for event in lab.events() if event["word"] == "crashes" and "tiny" in event]
     assert crashes == ["3.0"] * 3
@@ -100,11 +101,16 @@ def test_a_program_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) 
     starts = "import subprocess, time\np = subprocess.Popen(['sleep', '1000'])\n"
     hangs = f"{starts}open({str(child)!r}, 'w').write(str(p.pid))\ntime.sleep(1000)\n"
     (tmp_path / "neurons" / "miner.py").write_text(hangs)
-    with pytest.raises(UpdateError, match="was not done after 1 s") as caught:
-        check.self_test(tmp_path, sys.executable, "miner", [], seconds=1.0)
+    with pytest.raises(UpdateError, match="was not done after 3 s") as caught:
+        check.self_test(tmp_path, sys.executable, "miner", [], seconds=3.0)
     assert caught.value.reason is UpdateReason.CHECK_TIMEOUT
-    status = Path(f"/proc/{child.read_text()}/status")
-    assert not status.exists() or "zombie" in status.read_text()
+    # It has been killed, and ends in a moment. Who inherits it may leave it a zombie.
+    deadline = time.monotonic() + 30
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(int(child.read_text()))
+        while process.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, "it still runs"
+            time.sleep(0.02)
 
 
 RIGHT_ROOT = "str(pathlib.Path(__file__).resolve().parents[1])"
