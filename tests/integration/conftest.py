@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -46,3 +47,16 @@ def certificate(tmp_path: Path) -> Callable[[str], tuple[ssl.SSLContext, Path]]:
         return context, pem
 
     return make
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., None]:
+    """Wait for something that another process does."""
+
+    def wait(condition: Callable[[], object], what: str = "the condition", *, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"not in time: {what}"
+            time.sleep(0.02)
+
+    return wait

@@ -68,16 +68,3 @@ def login(renter: SessionKey) -> Login:
 async def session(runtime: LocalRuntime, order: LeaseOrder, login: Login) -> AsyncIterator[SshSession]:
     async with login(runtime.start(order)) as session:
         yield session
-
-
-@pytest.fixture
-def until() -> Callable[[Callable[[], object]], None]:
-    """Wait for something that another process does."""
-
-    def wait(condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < deadline, "the condition never came true"
-            time.sleep(0.01)
-
-    return wait

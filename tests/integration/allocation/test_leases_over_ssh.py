@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import signal
@@ -11,82 +10,24 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from compute import ssh
 from compute.allocation.keys import RenterKey, SecretBox, SessionKey
 from compute.allocation.leases import LeaseStore
 from compute.allocation.local import LocalRuntime
 from compute.allocation.manager import LeaseManager
 from compute.allocation.runtime import Phase
-from compute.allocation.service import AllocateCall, AllocateService
+from compute.allocation.service import AllocateService
 from compute.clock import ManualClock
 from compute.errors import SshError, SshTimeout, SshUnreachable
-from compute.specs import MachineSpecs
-from compute.ssh import SshSession
 from compute.store import Database
 
-SPECS = MachineSpecs(
-    cpu_count=4,
-    cpu_frequency_mhz=1.0,
-    ram_total=1 << 40,
-    ram_available=1 << 40,
-    ram_used=0,
-    ram_free=1 << 40,
-    disk_total=1 << 40,
-    disk_used=0,
-    disk_free=1 << 40,
-)
+from ..renting import SPECS, Renter
 
-
-@dataclass
-class Renter:
-    """One caller with its keys, and the way it would talk to a miner."""
-
-    service: AllocateService
-    hotkey: str
-    owner: RenterKey = field(default_factory=RenterKey.generate)
-    session: SessionKey = field(default_factory=SessionKey.generate)
-    info: dict[str, Any] = field(default_factory=dict)
-
-    async def ask(self, **fields: Any) -> dict[str, Any]:
-        return await self.service.answer(AllocateCall(self.hotkey, public_key=self.owner.public_pem, **fields))
-
-    async def allocate(self, *, testing: bool = False) -> dict[str, Any]:
-        output = await self.ask(
-            checking=False,
-            timeline=1,
-            device_requirement={"cpu": {"count": 1}, "testing": testing},
-            docker_requirement={"ssh_key": self.session.public_line},
-        )
-        if output["status"]:
-            self.info = json.loads(self.owner.decrypt(base64.b64decode(output["info"])))
-        return output
-
-    async def change(self, action: str, **more: str) -> dict[str, Any]:
-        return await self.ask(checking=False, docker_change=True, docker_action={"action": action, **more})
-
-    def login(
-        self, *, key: SessionKey | None = None, password: str | None = None
-    ) -> AbstractAsyncContextManager[SshSession]:
-        private = None if password is not None else (key or self.session).private_openssh
-        return ssh.connect(
-            "127.0.0.1",
-            self.info["port"],
-            username=self.info["username"],
-            pinned=self.info["host_key"],
-            private_key=private,
-            password=password,
-        )
-
-    async def says(self, text: str = "hello") -> str:
-        async with self.login() as session:
-            return (await session.run(["echo", text])).stdout.decode().strip()
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @dataclass
@@ -128,7 +69,7 @@ async def test_rent_use_and_give_back(miner: Miner, alice: Renter) -> None:
     assert alice.info["password"] == ""
     assert await alice.says("hello") == "hello"
     assert (await alice.ask())["status"]
-    assert (await alice.ask(checking=False))["status"]
+    assert (await alice.deallocate())["status"]
     with pytest.raises(SshUnreachable):
         await alice.says()
     assert miner.runtime.list() == []
@@ -159,7 +100,7 @@ async def test_a_stranger_is_refused_every_action_and_the_owner_notices_nothing(
                 assert (await stranger.change(action))["reason"] == "not_owner"
             exchanged = await stranger.change("exchange_key", key_type="user", ssh_key=bob.session.public_line)
             assert exchanged["reason"] == "not_owner"
-            assert (await stranger.ask(checking=False))["reason"] == "not_owner"
+            assert (await stranger.deallocate())["reason"] == "not_owner"
         assert (await session.run("true")).exit_code == 0
     with pytest.raises(SshUnreachable):
         async with alice.login(key=bob.session):
@@ -218,11 +159,13 @@ async def test_a_lease_ends_at_its_time(miner: Miner, alice: Renter) -> None:
 MINER_PROCESS = """
 import asyncio, json, sys, time
 from pathlib import Path
-sys.path[:0] = [sys.argv[1]]
-from test_leases_over_ssh import LocalRuntime, Renter, RenterKey, SessionKey, build
+from compute.allocation.keys import RenterKey, SessionKey
+from compute.allocation.local import LocalRuntime
+from tests.integration.allocation.test_leases_over_ssh import build
+from tests.integration.renting import Renter
 
 async def main():
-    folder = Path(sys.argv[2])
+    folder = Path(sys.argv[1])
     miner = build(folder, LocalRuntime(folder / "leases", chain_endpoint="ws://127.0.0.1:9944"))
     await miner.manager.start()
     keys = json.loads(sys.stdin.readline())
@@ -240,10 +183,10 @@ asyncio.run(main())
 def test_a_lease_outlives_a_killed_miner(tmp_path: Path, runtime: LocalRuntime, meanwhile: str) -> None:
     keys = {"owner": RenterKey.generate().private_pem, "session": SessionKey.generate().private_openssh}
     process = subprocess.Popen(
-        [sys.executable, "-c", MINER_PROCESS, str(Path(__file__).parent), str(tmp_path)],
+        [sys.executable, "-c", MINER_PROCESS, str(tmp_path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        cwd=Path(ssh.__file__).parents[1],
+        cwd=ROOT,
     )
     with process:
         assert process.stdin is not None
@@ -275,7 +218,7 @@ def test_a_lease_outlives_a_killed_miner(tmp_path: Path, runtime: LocalRuntime, 
             assert await alice.says("adopted") == "adopted"
             assert (await alice.allocate())["status"]
             assert alice.info == info
-            assert (await alice.ask(checking=False))["status"]
+            assert (await alice.deallocate())["status"]
         assert runtime.list() == []
         await miner.manager.close()
 

@@ -7,9 +7,7 @@ there must be one. COMPUTE_TEST_IMAGE names another image than the default.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import json
 import os
 import secrets
 import select
@@ -18,7 +16,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,18 +28,19 @@ from compute import ssh
 from compute.allocation.docker_engine import DockerEngine, EngineGone
 from compute.allocation.docker_options import DockerSettings
 from compute.allocation.docker_runtime import DockerRuntime
-from compute.allocation.keys import RenterKey, SecretBox, SessionKey
+from compute.allocation.keys import SecretBox, SessionKey
 from compute.allocation.leases import LeaseStore
 from compute.allocation.manager import LeaseManager
 from compute.allocation.runtime import Endpoint, LeaseKind, LeaseOrder, Limits, RuntimeStatus
-from compute.allocation.service import AllocateCall, AllocateService
+from compute.allocation.service import AllocateService
 from compute.clock import ManualClock
 from compute.errors import ConfigError
 from compute.hardware import DEFAULT_DOCKER_HOST
 from compute.options.miner import IMAGE as MINER_IMAGE
-from compute.specs import MachineSpecs
 from compute.ssh import SshSession
 from compute.store import Database
+
+from ..renting import SPECS, Renter
 
 ENGINE = os.environ.get("DOCKER_HOST") or DEFAULT_DOCKER_HOST
 IMAGE = os.environ.get("COMPUTE_TEST_IMAGE") or MINER_IMAGE.default
@@ -265,84 +264,6 @@ def until_async() -> Callable[..., Awaitable[None]]:
             await asyncio.sleep(0.02)
 
     return wait
-
-
-@pytest.fixture
-def until() -> Callable[[Callable[[], object]], None]:
-    """Wait for something that another process does."""
-
-    def wait(condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < deadline, "the condition never came true"
-            time.sleep(0.02)
-
-    return wait
-
-
-SPECS = MachineSpecs(
-    cpu_count=2,
-    cpu_frequency_mhz=1.0,
-    ram_total=1 << 40,
-    ram_available=1 << 40,
-    ram_used=0,
-    ram_free=1 << 40,
-    disk_total=1 << 40,
-    disk_used=0,
-    disk_free=1 << 40,
-)
-
-
-@dataclass
-class Renter:
-    """One caller with its keys, and the way it would talk to a miner."""
-
-    service: AllocateService
-    hotkey: str
-    owner: RenterKey = field(default_factory=RenterKey.generate)
-    session: SessionKey = field(default_factory=SessionKey.generate)
-    info: dict[str, Any] = field(default_factory=dict)
-
-    async def ask(self, **fields: Any) -> dict[str, Any]:
-        return await self.service.answer(AllocateCall(self.hotkey, public_key=self.owner.public_pem, **fields))
-
-    async def allocate(self, *, testing: bool = False, dockerfile: str = "") -> dict[str, Any]:
-        output = await self.ask(
-            checking=False,
-            timeline=1,
-            device_requirement={"cpu": {"count": 1}, "ram": {"capacity": 1 << 30}, "testing": testing},
-            docker_requirement={
-                "ssh_key": self.session.public_line,
-                "base_image": "ubuntu",
-                "dockerfile": dockerfile,
-            },
-        )
-        if output["status"]:
-            self.info = json.loads(self.owner.decrypt(base64.b64decode(output["info"])))
-        return output
-
-    async def deallocate(self) -> dict[str, Any]:
-        return await self.ask(checking=False)
-
-    async def change(self, action: str, *, timeline: int = 0, **more: str) -> dict[str, Any]:
-        wish = {"action": action, **more}
-        return await self.ask(checking=False, docker_change=True, docker_action=wish, timeline=timeline)
-
-    def login(
-        self, *, key: SessionKey | None = None, password: str | None = None
-    ) -> AbstractAsyncContextManager[SshSession]:
-        return ssh.connect(
-            "127.0.0.1",
-            self.info["port"],
-            username=self.info["username"],
-            pinned=self.info["host_key"],
-            private_key=None if password is not None else (key or self.session).private_openssh,
-            password=password,
-        )
-
-    async def says(self, text: str = "hello") -> str:
-        async with self.login() as session:
-            return (await session.run(["echo", text])).stdout.decode().strip()
 
 
 @dataclass

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from compute import ssh
 from compute.allocation.keys import RenterKey, SessionKey
 from compute.allocation.runtime import Phase
 from compute.allocation.states import LeaseState
@@ -21,13 +20,16 @@ from compute.errors import SshUnreachable
 
 pytestmark = pytest.mark.docker
 
+ROOT = Path(__file__).resolve().parents[3]
+
 MINER_PROCESS = """
 import asyncio, json, os, sys
 from pathlib import Path
-sys.path[:0] = [sys.argv[1]]
-from conftest import *
+from compute.allocation.keys import RenterKey, SessionKey
+from tests.integration.docker.conftest import ENGINE, DockerEngine, DockerRuntime, LeaseStore, build, settings_for
+from tests.integration.renting import Renter
 
-wish = json.loads(sys.argv[2])
+wish = json.loads(sys.argv[1])
 
 class DyingStore(LeaseStore):
     # The process is gone as soon as a state has been written for the n-th time.
@@ -81,10 +83,10 @@ class Life:
         wish = {"stand_ready": False, **wish}
         wish = {"dies_in": "", "times": 1, **wish}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", MINER_PROCESS, str(Path(__file__).parent), json.dumps(wish)],
+            [sys.executable, "-c", MINER_PROCESS, json.dumps(wish)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            cwd=Path(ssh.__file__).parents[1],
+            cwd=ROOT,
         )
         keys = {"owner": self.owner.private_pem, "session": self.session.private_openssh}
         assert self.process.stdin is not None
