@@ -7,8 +7,8 @@ import gzip
 import logging
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -18,13 +18,15 @@ from compute.clock import ManualClock
 from compute.store import Database
 from compute.versions import MAX_BYTES, OWN, MinimalVersions, VersionFile, VersionFileError, read_version_file
 
+from . import web_server
+from .web_server import Handler
+
 LINES = '__version__ = "3.0.0"\n__minimal_miner_version__ = "2.5.0"\n__minimal_validator_version__ = "2.7.1"\n'
 READ = MinimalVersions(250, 271)
 LINES_OF_MORE = LINES.replace("2.5.0", "2.9.0")
 
 PACKED = gzip.compress(LINES.encode() + b"#" * 10**7)
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Certificate = Callable[[str], tuple[ssl.SSLContext, Path]]
 
 
@@ -105,19 +107,8 @@ async def greedy(request: web.Request) -> web.StreamResponse:
     return web.Response(text=LINES.replace("2.5.0", "9.9.9"))
 
 
-@asynccontextmanager
-async def serving(site: Site, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    app = web.Application()
-    app.router.add_get("/{path:.*}", site.handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    listener = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
-    await listener.start()
-    port = runner.addresses[0][1]
-    try:
-        yield f"{'https' if tls else 'http'}://localhost:{port}/compute/__init__.py?token=secret"
-    finally:
-        await runner.cleanup()
+def serving(site: Site, tls: ssl.SSLContext | None = None) -> AbstractAsyncContextManager[str]:
+    return web_server.serving(site.handle, "/compute/__init__.py?token=secret", tls)
 
 
 async def test_a_version_file_is_read_over_http() -> None:

@@ -6,8 +6,8 @@ import asyncio
 import json
 import logging
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,10 @@ from compute.notices.outbox import Outbox
 from compute.notices.rentals import Seen
 from compute.store import Database
 
+from .. import web_server
+from ..web_server import Handler
+
 BOTH = tuple(Channel)
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Certificate = Callable[[str], tuple[ssl.SSLContext, Path]]
 
 
@@ -40,19 +42,8 @@ class Receiver:
         return await self.answer(request)
 
 
-@asynccontextmanager
-async def serving(receiver: Receiver, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    app = web.Application()
-    app.router.add_post("/{path:.*}", receiver.handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
-    await site.start()
-    port = site._server.sockets[0].getsockname()[1]
-    try:
-        yield f"{'https' if tls else 'http'}://localhost:{port}/token-in-the-path"
-    finally:
-        await runner.cleanup()
+def serving(receiver: Receiver, tls: ssl.SSLContext | None = None) -> AbstractAsyncContextManager[str]:
+    return web_server.serving(receiver.handle, "/token-in-the-path", tls)
 
 
 class Office:
