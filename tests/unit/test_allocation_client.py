@@ -14,7 +14,16 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute.allocation.client import RELEASE_ATTEMPTS, AllocationClient, Change, Grant, KeyLine, LeaseKeys
+from compute.allocation.client import (
+    MAX_RETRY_SECONDS,
+    RELEASE_ATTEMPTS,
+    AllocationClient,
+    Change,
+    Grant,
+    KeyLine,
+    LeaseKeys,
+)
+from compute.allocation.dockerfile import STEPS_SECONDS
 from compute.allocation.keys import RenterKey, SessionKey
 from compute.allocation.requirements import DeviceRequirement
 from compute.clock import ManualClock
@@ -162,6 +171,18 @@ async def test_a_machine_that_never_comes_up_is_given_back() -> None:
         await allocate(client, start_seconds=60)
     assert caught.value.reason is Refusal.STARTING
     assert miner.kinds()[:3] == ["allocate"] * 3
+    assert miner.kinds()[-1] == "deallocate"
+
+
+async def test_steps_of_a_dockerfile_are_given_their_time() -> None:
+    script = [refusing("starting", retry_after=MAX_RETRY_SECONDS)] * int(STEPS_SECONDS / MAX_RETRY_SECONDS)
+    client, _, clock = client_for(*script, granting())
+    before = clock.now()
+    await allocate(client, start_seconds=60, dockerfile="RUN apt-get install -y build-essential")
+    assert clock.now() - before == STEPS_SECONDS
+    client, miner, _ = client_for(*script, granting())
+    with pytest.raises(LeaseError):
+        await allocate(client, start_seconds=60)
     assert miner.kinds()[-1] == "deallocate"
 
 
