@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -52,9 +53,11 @@ class OwnEngine:
 
     def __init__(self, folder: Path, data: Path) -> None:
         self.url = f"unix://{folder}/docker.sock"
-        self.network = f"co{folder.name[-8:]}"
+        # A folder's name may end in a "_", which containerd does not take for a name.
+        name = secrets.token_hex(4)
+        self.network = f"co{name}"
         # With another's name, or with none, it would take docker0 away from the machine's own engine.
-        self._bridge = f"cb{folder.name[-8:]}"
+        self._bridge = f"cb{name}"
         self._folder = folder
         self._data = data
         self._process: subprocess.Popen[bytes] | None = None
