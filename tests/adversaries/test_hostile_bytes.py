@@ -339,7 +339,7 @@ CHUNKS = st.one_of(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(kind=st.sampled_from(["hello", "prepare", "compute", "rehash", "open"]), chunks=st.lists(CHUNKS, max_size=6))
 def test_any_answer_to_any_question_is_a_verdict(kind: str, chunks: list[bytes]) -> None:
     (verdict,) = asyncio.run(converse(Scripted(Simulation(), kind, b"".join(chunks))))

@@ -173,7 +173,7 @@ def test_a_version_is_enforced_by_a_quorum(
     minimals=st.lists(st.integers(0, 400), max_size=4),
     percent=st.integers(0, 100),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_whatever_is_asked_for_never_drops_everybody(versions: list[int], minimals: list[int], percent: int) -> None:
     enforced = enforced_version(versions, minimals, percent)
     left = sum(version >= enforced for version in versions)
@@ -189,7 +189,7 @@ def test_whatever_is_asked_for_never_drops_everybody(versions: list[int], minima
     version_waived=st.booleans(),
     enforced=st.sampled_from([0, MINIMAL]),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_each_waiver_only_ever_lets_more_callers_in(
     stake: float, permit: bool, version: int, stake_waived: bool, version_waived: bool, enforced: int
 ) -> None:
@@ -257,7 +257,7 @@ def test_a_burst_and_then_the_rate() -> None:
 
 
 @given(waits=st.lists(st.floats(0, 30), max_size=30), per_second=st.floats(0.01, 5), burst=st.integers(1, 10))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_never_more_than_burst_plus_rate(waits: list[float], per_second: float, burst: int) -> None:
     clock = ManualClock()
     limiter = RateLimiter(clock, per_second=per_second, burst=burst)
@@ -269,7 +269,7 @@ def test_never_more_than_burst_plus_rate(waits: list[float], per_second: float, 
 
 
 @given(st.floats(0.01, 50))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_waiting_as_long_as_told_is_enough(per_second: float) -> None:
     clock = ManualClock(start=0.0)
     limiter = RateLimiter(clock, per_second=per_second, burst=1)

@@ -310,7 +310,7 @@ _outputs = _json | st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(output=_outputs, infos=_json)
 def test_whatever_a_miner_answers_only_typed_errors_come_out(output: Any, infos: Any) -> None:
     async def scenario() -> None:

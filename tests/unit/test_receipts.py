@@ -113,7 +113,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(JSON, st.sampled_from(["validator", "miner", "host_key", "port", "until", "signature", "more"]), JSON)
 def test_whatever_a_peer_sends_is_a_receipt_or_an_error_of_ours(whole: object, field: str, value: object) -> None:
     for wire in (whole, {**issue().to_wire(), field: value}):

@@ -90,7 +90,7 @@ def test_what_cannot_be_scored_says_why(gpu: str | None, count: int, reason: Pro
 
 
 @given(gpu=models, count=st.integers(0, 100), allocated=st.booleans())
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_monotone_in_the_count_up_to_eight_and_bounded(gpu: str, count: int, allocated: bool) -> None:
     here = score(gpu, count, gpu_scores=TABLE, allocated=allocated).total
     more = score(gpu, count + 1, gpu_scores=TABLE, allocated=allocated).total
@@ -100,7 +100,7 @@ def test_monotone_in_the_count_up_to_eight_and_bounded(gpu: str, count: int, all
 
 
 @given(gpu=models, count=st.integers(1, 20))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_allocation_doubles(gpu: str, count: int) -> None:
     free = score(gpu, count, gpu_scores=TABLE).total
     assert score(gpu, count, gpu_scores=TABLE, allocated=True).total == 2 * free
@@ -111,7 +111,7 @@ def test_allocation_doubles(gpu: str, count: int) -> None:
     count=st.integers(0, 20),
     allocated=st.booleans(),
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_any_table_ends_at_50_and_100(table: dict[str, float], count: int, allocated: bool) -> None:
     for gpu in table:
         assert 0.0 <= score(gpu, count, gpu_scores=table, allocated=allocated).total <= (100.0 if allocated else 50.0)
@@ -120,7 +120,7 @@ def test_any_table_ends_at_50_and_100(table: dict[str, float], count: int, alloc
 
 
 @given(first=models, second=models, count=st.integers(1, 8))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_better_card_never_scores_less(first: str, second: str, count: int) -> None:
     if TABLE[first] >= TABLE[second]:
         assert score(first, count, gpu_scores=TABLE).total >= score(second, count, gpu_scores=TABLE).total

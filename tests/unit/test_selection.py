@@ -173,7 +173,7 @@ _requirements = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(candidates=_candidates, requirement=_requirements, seed=st.integers(), data=st.data())
 def test_a_ranking_is_complete_sound_and_independent_of_the_order(
     candidates: list[Candidate], requirement: DeviceRequirement, seed: int, data: st.DataObject

@@ -88,7 +88,7 @@ ALMOST_JSON = documents(st.floats())
 """As Python writes and reads it: with NaN and Infinity."""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(["cpu", "gpu", "ram", "hard_disk", "version", "has_docker"]), ALMOST_JSON)
 def test_any_section_may_be_anything(section: str, value: object) -> None:
     body = {**wire(), section: value}
@@ -141,7 +141,7 @@ def test_a_receipt_goes_with_the_specs() -> None:
     assert "receipt" not in wire()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(JSON)
 def test_a_malformed_receipt_takes_nothing_away(value: object) -> None:
     assert parse_specs(json.dumps({**wire(), "receipt": value})) == MACHINE

@@ -59,7 +59,7 @@ def test_read_back() -> None:
     assert not matches({1: 65535, 2: 32768}, {1: 65535, 2: 32000})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SCORES, st.integers(1, 41), st.integers(1, 20), st.floats(0.02, 1.0))
 def test_whatever_the_scores_the_chain_takes_the_vector(
     scores: dict[int, float], uids: int, least: int, limit: float

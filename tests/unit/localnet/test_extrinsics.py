@@ -200,7 +200,7 @@ def test_unsigned_extrinsics_are_not_for_the_pool(chain) -> None:
     assert _refused(chain, timestamp_extrinsic(5)).code == UNKNOWN_VALIDITY
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_whatever_bytes_come_the_pool_answers_with_an_error_of_its_own(chain, data) -> None:
     raw = bytearray(chain.sign(chain.alice, _register(chain)))

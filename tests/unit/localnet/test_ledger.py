@@ -155,7 +155,7 @@ _ARGUMENTS = {
 }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_whatever_is_called_with_whatever_the_chain_goes_on(validator, data) -> None:
     """Calls end in a pallet error or in a state that can be run through an epoch and encoded in every way."""
@@ -184,7 +184,7 @@ def test_whatever_is_called_with_whatever_the_chain_goes_on(validator, data) -> 
     chain.codec.encode(neurons.result, neurons.answer(chain.ledger.head_state, 27))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from(["register", "stake"])), max_size=12))
 def test_money_is_burned_or_staked_but_never_made(chain, steps: list[tuple[int, int, str]]) -> None:
     keys = [chain.alice, chain.bob, chain.carol, chain.dave]

@@ -290,7 +290,7 @@ async def test_bad_parameters_of_the_own_methods_are_named(
 # anything
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 async def test_no_parameters_make_a_method_fail_inside(chain, data) -> None:
     node = Node(chain)

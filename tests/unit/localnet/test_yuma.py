@@ -327,7 +327,7 @@ _N = 6
 _MATRIX = arrays.arrays(float, (_N, _N), elements=st.integers(0, U16).map(float))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     stake=arrays.arrays(float, _N, elements=st.integers(0, 10**6).map(float)),
     weights=_MATRIX,
@@ -350,7 +350,7 @@ def test_whatever_goes_in_scores_are_proportions(stake, weights, bonds, permits,
     assert not (outputs.validator_permit & (stake == 0)).any()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(stake=arrays.arrays(float, 4, elements=st.integers(1, 100).map(float)), lie=st.integers(0, U16))
 def test_a_minority_cannot_raise_a_consensus(stake, lie: int) -> None:
     """Whatever one validator with less than half of the stake says, the others' agreement stands."""

@@ -39,7 +39,7 @@ def test_integer_bounds_are_inclusive() -> None:
 
 
 @given(st.text(max_size=8))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_integer_never_raises_anything_but_value_error(word: str) -> None:
     try:
         value = kinds.integer(0, 100)(word)
@@ -101,7 +101,7 @@ def test_a_mistyped_key_is_an_error(bad: str) -> None:
 @given(
     position=st.integers(1, 47), letter=st.sampled_from("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz")
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_checksum_finds_one_wrong_letter(position: int, letter: str) -> None:
     changed = ALICE[:position] + letter + ALICE[position + 1 :]
     if changed == ALICE:

@@ -24,7 +24,7 @@ def test_the_digests_of_the_wire_never_change() -> None:
     assert root.hex() == GOLDEN_ROOT
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     key=st.binary(min_size=32, max_size=32),
     half=st.integers(1, 40),
@@ -56,7 +56,7 @@ def test_columns_cannot_change_places() -> None:
     assert digest.row_digests(rows, key_words) != digest.row_digests(swapped, key_words)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(count=st.integers(1, 12 * digest.BLOCK_ROWS), data=st.data())
 def test_every_block_leads_to_the_root(count: int, data: st.DataObject) -> None:
     values = np.random.default_rng(count).integers(-(2**62), 2**62, count)

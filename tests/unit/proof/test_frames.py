@@ -29,13 +29,13 @@ def refused(header: bytes) -> ProofReason:
     return caught.value.reason
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_a_frame_error_or_an_answer(data: bytes) -> None:
     assert refused(data) is ProofReason.BAD_FRAME
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ANSWERS)
 def test_arbitrary_fields_are_a_frame_error_or_a_valid_answer(fields: dict[str, Any]) -> None:
     try:

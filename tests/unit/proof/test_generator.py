@@ -20,7 +20,7 @@ def test_the_matrices_of_the_wire_never_change() -> None:
     assert hashlib.sha256(found.astype("<i4").tobytes()).hexdigest() == GOLDEN_HASH
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     nonce=NONCES,
     half=st.integers(1, 40),
@@ -71,7 +71,7 @@ def test_parts_of_a_seed_cannot_be_moved_over_their_border() -> None:
     assert not np.array_equal(generator.seed(b"ab", b"c"), generator.seed(b"a", b"bc"))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(nonce=NONCES, half=st.sampled_from([1, 5, 64, 9000]), rows=st.integers(1, 20), data=st.data())
 def test_the_projection_is_exact(nonce: bytes, half: int, rows: int, data: st.DataObject) -> None:
     bound = 2**29

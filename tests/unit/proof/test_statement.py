@@ -27,7 +27,7 @@ def test_every_model_of_the_table_has_a_statement_that_fits_and_lasts(model: Gpu
     assert dims.k <= SETTINGS.max_k
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     tflops16=st.floats(1, 5000),
     vram_gb=st.floats(12, 300),

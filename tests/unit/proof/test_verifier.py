@@ -48,7 +48,7 @@ def test_an_honest_answer_is_right(answer: Answer) -> None:
     assert reason_of(answer) is ProofReason.OK
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_no_bit_of_an_answer_is_free(data: st.DataObject, answer: Answer) -> None:
     offset = data.draw(st.integers(0, len(answer.payload) - 1))

@@ -83,7 +83,7 @@ _parts = st.dictionaries(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.text(max_size=60) | _values.map(repr) | _parts.map(repr))
 def test_any_text_is_a_requirement_or_a_usage_error(text: str) -> None:
     try:
@@ -93,7 +93,7 @@ def test_any_text_is_a_requirement_or_a_usage_error(text: str) -> None:
     assert isinstance(requirement, DeviceRequirement)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.builds(
         DeviceRequirement,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compute.errors import ConfigError
@@ -104,7 +104,7 @@ def test_values_that_need_quotes_get_them(value: object, shown: str) -> None:
 
 
 @given(message=st.text(max_size=40), value=st.text(max_size=40))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_no_text_of_a_peer_breaks_out_of_its_line(message: str, value: str) -> None:
     text = line("%s", message, detail=value)
     assert len(text.splitlines()) == 1
@@ -115,7 +115,7 @@ def test_no_text_of_a_peer_breaks_out_of_its_line(message: str, value: str) -> N
     message=st.text(max_size=40),
     value=st.one_of(st.text(max_size=40), st.floats(), st.integers(), st.booleans(), st.lists(st.integers())),
 )
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 def test_every_json_line_is_strict_json(message: str, value: object) -> None:
     text = JsonFormatter().format(record("%s", message, name="compute.x", level=logging.INFO, detail=value))
     assert len(text.split("\n")) == 1
