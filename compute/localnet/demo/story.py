@@ -101,7 +101,12 @@ class Story:
         try:
             await self._start_neurons(chain)
             self._say("the validator asks for specs and proves every machine, one after the other")
-            await self._until(lambda: self._all_proven(facts, chain), _VERDICTS_SECONDS, "verdicts on all miners")
+            await self._until(
+                lambda: self._all_proven(facts, chain),
+                _VERDICTS_SECONDS,
+                "fitting verdicts on all miners",
+                self._lacking,
+            )
             self._say("the verdicts are in; waiting until the chain holds the weights")
             await self._until(lambda: self._settled(facts, chain, config), _SETTLE_SECONDS, "weights on the chain")
             rental = await self._rent(chain, database, config)
@@ -181,13 +186,13 @@ class Story:
 
     async def _all_proven(self, facts: FactStore, chain: SubtensorChain) -> bool:
         await self._look(facts, chain)
-        for scene in self._scenes:
-            if scene.row is None or scene.row.proven_at is None:
-                return False
-            # An honest machine may measure badly once, on a busy computer; the validator proves it again.
-            if scene.actor.kind is Kind.HONEST and scene.row.reason is not ProofReason.OK:
-                return False
-        return True
+        return not lacking(self._scenes)
+
+    def _lacking(self) -> str:
+        return (
+            f": {'; '.join(lacking(self._scenes))}. If they were too slow, something else keeps this machine busy: "
+            "end that, and try again"
+        )
 
     async def _settled(self, facts: FactStore, chain: SubtensorChain, config: Config) -> bool:
         """Whether the chain holds exactly what the scores say, and every honest miner's verdict is ok."""
@@ -224,7 +229,9 @@ class Story:
         self._scenes = [scene(actor) for actor in self._stage.actors]
         self._show(self._scenes, self._caption)
 
-    async def _until(self, condition: Callable[[], Any], seconds: float, what: str) -> None:
+    async def _until(
+        self, condition: Callable[[], Any], seconds: float, what: str, why: Callable[[], str] = lambda: ""
+    ) -> None:
         clock = SystemClock()
         end = clock.monotonic() + seconds
         while not await condition():
@@ -232,7 +239,7 @@ class Story:
             if fallen is not None:
                 raise ComputeError(f"{fallen} has ended, and should not have:\n{self._stage.log_tail(fallen)}")
             if clock.monotonic() > end:
-                raise ComputeError(f"no {what} within {seconds:.0f} s. The logs are in {self._stage.folder}")
+                raise ComputeError(f"no {what} within {seconds:.0f} s{why()}")
             await clock.sleep(_POLL_SECONDS)
 
     def _say(self, caption: str) -> None:
@@ -242,6 +249,21 @@ class Story:
     @staticmethod
     async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(None, work, *arguments)
+
+
+def lacking(scenes: Sequence[Scene]) -> list[str]:
+    """Who has no verdict yet, or is honest and has a bad one, and what is known of it.
+
+    An honest machine may measure badly once, on a busy computer; the validator proves it again.
+    """
+    problems = []
+    for scene in scenes:
+        name, row = scene.actor.name, scene.row
+        if row is None or row.proven_at is None:
+            problems.append(f"{name} has no verdict")
+        elif scene.actor.kind is Kind.HONEST and row.reason is not ProofReason.OK:
+            problems.append(f"{name} is honest and got {row.reason.value} ({row.detail})")
+    return problems
 
 
 def _problems(scene: Scene) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -41,8 +42,8 @@ class EngineStub:
     """While given, the answer to everything."""
     rules: list[str] = field(default_factory=list)
     """What nft was told, in order; each is a call named "rules" as well."""
-    fed: list[bytes] = field(default_factory=list)
-    """What containers read from their standard input."""
+    fed: SimpleQueue[bytes] = field(default_factory=SimpleQueue)
+    """What containers read from their standard input. The one who feeds does not wait until they have."""
     nft_exit_code: int = 0
 
     def answer(self, method: str, path: str, query: dict[str, str], body: bytes) -> tuple[int, Any]:
@@ -173,7 +174,7 @@ def serve(stub: EngineStub, path: Path) -> Server:
             if status == 101:
                 self.send_response(status)
                 self.end_headers()
-                stub.fed.append(self.rfile.read())
+                stub.fed.put(self.rfile.read())
                 self.close_connection = True
                 return
             content = b"" if answer is None else json.dumps(answer).encode()
