@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from datetime import datetime, timezone
 from typing import Protocol
@@ -47,6 +48,11 @@ class ManualClock:
     def monotonic(self) -> float:
         return self._now
 
+    @property
+    def ends(self) -> list[float]:
+        """When those who sleep now wake up, soonest first."""
+        return sorted(end for end, _ in self._sleepers)
+
     def advance(self, seconds: float) -> None:
         """Move on by ``seconds`` and wake every sleeper whose time has come."""
         self._now += seconds
@@ -59,9 +65,14 @@ class ManualClock:
         if seconds <= 0:
             await asyncio.sleep(0)
             return
-        event = asyncio.Event()
-        self._sleepers.append((self._now + seconds, event))
-        await event.wait()
+        sleeper = (self._now + seconds, asyncio.Event())
+        self._sleepers.append(sleeper)
+        try:
+            await sleeper[1].wait()
+        except asyncio.CancelledError:
+            with contextlib.suppress(ValueError):
+                self._sleepers.remove(sleeper)
+            raise
 
 
 def utc(moment: float) -> str:

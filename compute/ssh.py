@@ -32,6 +32,7 @@ _RECEIVE_CHUNK_BYTES = 1 << 20
 _STDERR_TAIL_BYTES = 64 << 10
 _CLOSE_SECONDS = 2.0
 _SECOND_LINE_SECONDS = 5.0
+_LOST_SECONDS = 1.0
 _TRANSPORT_LOG = "compute.ssh.transport"
 
 # Whatever goes wrong in paramiko's thread is raised here, mapped; its own log would repeat a peer's garbage.
@@ -248,6 +249,9 @@ class SshSession:
             status_event = streams.channel.status_event
             await self._blocking(status_event.wait, timeout_seconds)
             exit_code = streams.channel.exit_status
+            if exit_code == -1 and not streams.channel.eof_received:
+                # Of a connection that is lost paramiko ends the channels first. A server that ends one says so before.
+                await self._blocking(self._transport.join, _LOST_SECONDS)
             if exit_code == -1 and not self._transport.is_active():
                 raise SshError(f"{self.where}: the connection was lost before the command ended")
             return CommandResult(exit_code, bytes(stdout), bytes(stderr))

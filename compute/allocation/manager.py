@@ -313,7 +313,7 @@ class LeaseManager:
 
     async def _reserve(self, request: LeaseRequest) -> Lease:
         limits = await self._limits(request)
-        ready = self._machine.standby.take(limits)
+        ready = self._machine.standby.ask_for(limits)
         identity = ready or Identity.new()
         now = self._clock.now()
         lease = Lease(
@@ -336,8 +336,12 @@ class LeaseManager:
         return reserved
 
     def _reserved(self, done: asyncio.Future[Lease], ready: Identity | None) -> None:
-        if ready is not None and (done.cancelled() or done.exception() is not None):
-            self._machine.standby.give_back(ready)
+        if ready is None:
+            return
+        if done.cancelled() or done.exception() is not None:
+            self._machine.standby.keep(ready)
+        else:
+            self._machine.standby.hand_over(ready)
 
     async def _granted(self, lease_id: str) -> Granted:
         lease = await self._machine.call(self._store.get, lease_id)

@@ -49,30 +49,40 @@ class Standby:
         self._first = first
         self._call = call
         self._identity: Identity | None = None
+        self._is_asked_for = False
         self._limits = Limits()
         self._usual: Limits | None = None
         self._due_at = 0.0
 
     @property
     def is_there(self) -> bool:
-        """Whether it stands ready, or is on its way."""
-        return self._identity is not None
+        """Whether it stands ready for whoever comes, or is on its way."""
+        return self._identity is not None and not self._is_asked_for
 
     @property
     def is_due(self) -> bool:
         """Whether it should be made now, if there is no lease."""
         return self._first is not None and self._identity is None and self._clock.monotonic() >= self._due_at
 
-    def take(self, limits: Limits) -> Identity | None:
-        """The identity for a new lease, where a machine with these limits is there: the lease's from now on."""
-        if limits != self._limits:
-            return None
-        taken, self._identity = self._identity, None
-        return taken
+    def ask_for(self, limits: Limits) -> Identity | None:
+        """The identity for a new lease, where a machine with these limits is there: say soon what came of the lease.
 
-    def give_back(self, identity: Identity) -> None:
+        Meanwhile it is nobody else's, and goes where another lease's machine comes up first.
+        """
+        if limits != self._limits or not self.is_there:
+            return None
+        self._is_asked_for = True
+        return self._identity
+
+    def hand_over(self, identity: Identity) -> None:
+        """The lease is there; the machine is its own from now on."""
+        if self._identity is identity:
+            self._gone()
+
+    def keep(self, identity: Identity) -> None:
         """There is no lease after all."""
-        self._identity = identity
+        if self._identity is identity:
+            self._is_asked_for = False
 
     async def make_way(self, limits: Limits) -> None:
         """See that none is there, for a lease's machine comes up; the next one will have the limits of that.
@@ -84,7 +94,7 @@ class Standby:
         self._usual, self._due_at = limits, 0.0
 
     async def make(self) -> None:
-        """See that one is there, and return when it is. It may be taken before.
+        """See that one is there, and return when it is. It may be handed over before.
 
         Raises:
             RuntimeFailure: it did not come up; it is due again in a while.
@@ -102,7 +112,7 @@ class Standby:
             is_made = await self._call(self._runtime.prepare, order)
         finally:
             if not is_made and self._identity is made:
-                self._identity = None
+                self._gone()
         if is_made:
             self._usual = usual
         else:
@@ -116,4 +126,7 @@ class Standby:
         """
         if self._identity is not None:
             await self._call(self._runtime.stop, self._identity.lease_id)
-            self._identity = None
+            self._gone()
+
+    def _gone(self) -> None:
+        self._identity, self._is_asked_for = None, False

@@ -35,7 +35,7 @@ CPU_SETTINGS = ProofSettings(
 """The small statement of the CPU device. ``rows`` is what a calibration starts from; 8192 rows are 17 MB of C."""
 
 _HELLO_SECONDS = 90.0
-_DISTURBED = (ProofReason.NOT_RESIDENT, ProofReason.TIMEOUT)
+DISTURBED = (ProofReason.NOT_RESIDENT, ProofReason.TIMEOUT)
 """What a busy computer can make of an honest proof."""
 _MOST_ROWS = 40960
 _ROW_STEP = 1024
@@ -118,7 +118,7 @@ async def calibrate(
         if verdict.ok:
             verdicts.append(verdict)
             on_run()
-        elif repeats == 0 or verdict.reason not in _DISTURBED:
+        elif repeats == 0 or verdict.reason not in DISTURBED:
             raise ProofError(verdict.reason, f"this machine's own proof failed: {verdict.reason} {verdict.detail}")
         else:
             repeats -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import tracemalloc
@@ -12,7 +13,7 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from compute.clock import ManualClock
@@ -300,6 +301,7 @@ async def test_mutated_machines_do_not_disturb_an_honest_one_in_their_batch() ->
 
 async def test_hostile_bytes_take_no_memory() -> None:
     await converse(Mutates(Simulation(), 0))
+    gc.collect()
     tracemalloc.start()
     try:
         peaks = []
@@ -308,6 +310,8 @@ async def test_hostile_bytes_take_no_memory() -> None:
             before = tracemalloc.get_traced_memory()[0]
             await converse(Mutates(Simulation(), seed))
             peaks.append(tracemalloc.get_traced_memory()[1] - before)
+        # An exception, its traceback and its future are a circle.
+        gc.collect()
         left = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
@@ -331,6 +335,7 @@ HEADERS = st.fixed_dictionaries(
         "message": st.text(max_size=300),
     },
 )
+NOBODYS_DEVICE = {"name": "", "uuid": None, "memory_bytes": 0}
 CHUNKS = st.one_of(
     st.binary(max_size=64),
     st.builds(frames.encode, HEADERS, st.binary(max_size=40)),
@@ -340,10 +345,12 @@ CHUNKS = st.one_of(
 
 
 @settings(max_examples=120)
+@example(kind="hello", chunks=[frames.encode({"type": "hello", "devices": [NOBODYS_DEVICE] * 2, "torch": ""})])
 @given(kind=st.sampled_from(["hello", "prepare", "compute", "rehash", "open"]), chunks=st.lists(CHUNKS, max_size=6))
 def test_any_answer_to_any_question_is_a_verdict(kind: str, chunks: list[bytes]) -> None:
     (verdict,) = asyncio.run(converse(Scripted(Simulation(), kind, b"".join(chunks))))
-    assert not verdict.ok
+    # A well-formed hello or "prepared" proves nothing; what this machine sends after it is right.
+    assert not verdict.ok or kind in ("hello", "prepare")
 
 
 async def test_nothing_is_read_but_lengths_headers_and_what_the_statement_says() -> None:

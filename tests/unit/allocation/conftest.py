@@ -97,17 +97,19 @@ Until = Callable[..., Awaitable[None]]
 def until() -> Until:
     """Let the event loop run until a condition holds.
 
-    ``passing`` is a clock that moves on by a second at each look: the scheduler may have been between reading the
-    clock and going to sleep when a test moved it.
+    ``passing`` is a clock that moves on by ``step`` seconds at each look: the scheduler may have been between reading
+    the clock and going to sleep when a test moved it.
     """
 
-    async def run_until(condition: Callable[[], object], *, passing: ManualClock | None = None) -> None:
-        deadline = time.monotonic() + 10
+    async def run_until(
+        condition: Callable[[], object], *, passing: ManualClock | None = None, step: float = 1
+    ) -> None:
+        deadline = time.monotonic() + 20
         while not condition():
             assert time.monotonic() < deadline, "the condition never came true"
             await asyncio.sleep(0.001)
             if passing is not None:
-                passing.advance(1)
+                passing.advance(step)
 
     return run_until
 

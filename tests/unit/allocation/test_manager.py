@@ -13,7 +13,7 @@ from compute.allocation.keys import SessionKey
 from compute.allocation.leases import Owner
 from compute.allocation.manager import MAX_SECONDS, PROBE_SECONDS, RETRY_SECONDS, KeyLine, LeaseManager
 from compute.allocation.requirements import DeviceRequirement
-from compute.allocation.runtime import LeaseKind, Phase
+from compute.allocation.runtime import Endpoint, LeaseKind, LeaseOrder, Phase
 from compute.allocation.states import LeaseState
 from compute.errors import LeaseError
 from compute.reasons import Refusal
@@ -284,7 +284,7 @@ async def test_the_scheduler_sleeps_until_the_end_and_no_longer(
     miner: Any, alice: Owner, request_of: Any, until: Any
 ) -> None:
     granted = await miner.manager.allocate(replace(request_of(alice), seconds=30))
-    await until(lambda: any(end == granted.lease.ends_at for end, _ in miner.clock._sleepers))
+    await until(lambda: granted.lease.ends_at in miner.clock.ends)
 
 
 async def test_a_paused_lease_ends_as_well(miner: Any, alice: Owner, request_of: Any, until: Any) -> None:
@@ -332,9 +332,21 @@ async def test_an_expired_lease_has_no_owner_where_no_scheduler_runs(
     await life.close()
 
 
-async def test_the_same_change_asked_twice_at_once_is_done_once(miner: Any, alice: Owner, request_of: Any) -> None:
+async def test_the_same_change_asked_twice_at_once_is_done_once(
+    miner: Any, alice: Owner, request_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, restart = threading.Event(), miner.runtime.restart
+
+    def slow(order: LeaseOrder) -> Endpoint:
+        assert gate.wait(10)
+        return restart(order)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(miner.runtime, "restart", slow)
     await miner.manager.allocate(request_of(alice))
-    await asyncio.gather(*(miner.manager.restart(alice) for _ in range(3)))
+    asking = [asyncio.create_task(miner.manager.restart(alice)) for _ in range(3)]
+    await until(lambda: miner.clock.ends.count(miner.clock.now() + miner.manager.answer_seconds) == 3)
+    gate.set()
+    await asyncio.gather(*asking)
     assert miner.runtime.calls.count("restart") == 1
 
 
@@ -353,6 +365,8 @@ async def test_a_slow_start_is_told_in_time_and_asking_again_gets_it(
         await until(asked.done, passing=miner.clock)
         assert (await refusal(asked)).reason is Refusal.STARTING
     miner.runtime.gate.set()
+    # What was asked of it meanwhile is done then.
+    await until(lambda: not miner.manager._work)
     granted = await miner.manager.allocate(request_of(alice))
     assert miner.runtime.calls.count("start") == 1
     assert granted.lease.lease_id in miner.runtime.machines
@@ -411,11 +425,17 @@ async def test_what_cannot_be_taken_down_is_tried_again(
     await miner.manager.allocate(request_of(bob))
 
 
-async def test_a_failing_drain_is_not_tried_in_a_tight_loop(miner: Any, alice: Owner, request_of: Any) -> None:
+async def test_a_failing_drain_is_not_tried_in_a_tight_loop(
+    miner: Any, alice: Owner, request_of: Any, until: Any
+) -> None:
+    def scheduler_sleeps(seconds: float) -> bool:
+        return miner.clock.now() + seconds in miner.clock.ends
+
     await miner.manager.allocate(request_of(alice))
+    await until(lambda: scheduler_sleeps(60))
     miner.runtime.fail = {"stop"}
     await miner.manager.deallocate(alice)
-    await asyncio.sleep(0.05)
+    await until(lambda: scheduler_sleeps(RETRY_SECONDS))
     assert miner.runtime.calls.count("stop") == 1
 
 
@@ -473,9 +493,10 @@ async def test_at_rest_is_when_nobody_proves_the_machine_and_nothing_changes_it(
 
     miner.runtime.gate = threading.Event()
     starting = asyncio.create_task(miner.manager.allocate(request_of(bob)))
-    await until(lambda: miner.states() == [LeaseState.STARTING], passing=miner.clock)
+    await until(lambda: miner.states() == [LeaseState.STARTING])
     for _ in range(5):
         await asyncio.sleep(0.01)
+        miner.clock.advance(1)
     assert not waiting.done(), "a customer's machine is starting"
     miner.runtime.gate.set()
     await starting
@@ -490,5 +511,5 @@ async def test_at_rest_does_not_wait_for_ever_for_a_gap_between_proofs(
     await miner.manager.allocate(request_of(alice, kind=PROBE))
     waiting = asyncio.create_task(miner.manager.at_rest())
     begun = miner.clock.now()
-    await until(waiting.done, passing=miner.clock)
-    assert 3600 <= miner.clock.now() - begun < 3700
+    await until(waiting.done, passing=miner.clock, step=30)
+    assert miner.clock.now() - begun >= 3600

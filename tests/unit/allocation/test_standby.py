@@ -113,6 +113,52 @@ async def test_of_two_at_once_one_gets_it(miner: Any, alice: Owner, bob: Owner, 
     assert miner.runtime.prepared == {}
 
 
+async def test_it_makes_way_for_whoever_was_faster_than_the_one_who_asked_for_it(
+    miner: Any, alice: Owner, bob: Owner, request_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, reserve = threading.Event(), miner.store.reserve
+
+    def slow(lease: Any, *arguments: Any, **named: Any) -> Any:
+        assert lease.owner != alice or gate.wait(10)
+        return reserve(lease, *arguments, **named)
+
+    monkeypatch.setattr(miner.store, "reserve", slow)
+    asking = asyncio.create_task(miner.manager.allocate(whole(request_of(alice))))
+    await until(lambda: not miner.manager.is_ready)
+    miner.runtime.calls.clear()
+    await miner.manager.allocate(whole(request_of(bob)))
+    # It has the port.
+    assert miner.runtime.calls == ["stop", "start"]
+    assert miner.runtime.prepared == {}
+    gate.set()
+    with pytest.raises(LeaseError) as refused:
+        await asking
+    assert refused.value.reason is Refusal.BUSY
+    assert not miner.manager.is_ready
+    await miner.manager.deallocate(bob)
+    await until(lambda: miner.manager.is_ready)
+
+
+async def test_no_second_one_is_made_while_one_is_asked_for(
+    miner: Any, alice: Owner, request_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, reserve = threading.Event(), miner.store.reserve
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        assert gate.wait(10)
+        return reserve(*arguments, **named)
+
+    monkeypatch.setattr(miner.store, "reserve", slow)
+    asking = asyncio.create_task(miner.manager.allocate(whole(request_of(alice))))
+    await until(lambda: not miner.manager.is_ready)
+    # As where the scheduler looks just now.
+    assert not miner.manager._machine.standby.is_due
+    await miner.manager._machine.stand_ready()
+    gate.set()
+    await asking
+    assert [call for call in miner.runtime.calls if call != "renew"] == ["list", "prepare", "start"]
+
+
 async def test_one_that_was_not_reserved_after_all_is_the_next_ones(
     miner: Any, alice: Owner, request_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +228,7 @@ async def test_one_that_does_not_come_up_is_said_tried_again_and_in_nobodys_way(
     await miner.manager.deallocate(alice)
     await until(lambda: caplog.text.count("told to fail: prepare") == 2)
     end = miner.clock.monotonic() + RETRY_SECONDS
-    await until(lambda: miner.clock.monotonic() > end - 10, passing=miner.clock)
+    await until(lambda: miner.clock.monotonic() > end - 10, passing=miner.clock, step=5)
     assert caplog.text.count("told to fail: prepare") == 2
     miner.runtime.fail = set()
     await until(lambda: miner.manager.is_ready, passing=miner.clock)
@@ -203,7 +249,7 @@ async def test_a_runtime_that_has_none_is_asked_once(
         await miner.manager.allocate(request_of(alice))
         await miner.manager.deallocate(alice)
     end = miner.clock.monotonic() + 2 * RETRY_SECONDS
-    await until(lambda: miner.clock.monotonic() > end, passing=miner.clock)
+    await until(lambda: miner.clock.monotonic() > end, passing=miner.clock, step=30)
     assert len(asked) == 1
     await miner.close()
 
@@ -212,7 +258,7 @@ async def test_none_is_made_unless_it_is_wanted(tmp_path: Path, miner_type: Any,
     miner = miner_type(tmp_path, ManualClock(), SecretBox(bytes(32)))
     await miner.manager.start()
     end = miner.clock.monotonic() + 2 * RETRY_SECONDS
-    await until(lambda: miner.clock.monotonic() > end, passing=miner.clock)
+    await until(lambda: miner.clock.monotonic() > end, passing=miner.clock, step=30)
     assert "prepare" not in miner.runtime.calls
     await miner.close()
 

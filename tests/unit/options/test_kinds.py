@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from compute.options import kinds
 
 ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 BOB = "5FHneW46xGXgs5mUiveU4sbTyGBzmstUspZC92UhjJM694ty"
 
 
@@ -98,17 +99,11 @@ def test_a_mistyped_key_is_an_error(bad: str) -> None:
         kinds.keys(bad)
 
 
-@given(
-    position=st.integers(1, 47), letter=st.sampled_from("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz")
-)
-@settings(max_examples=60)
-def test_the_checksum_finds_one_wrong_letter(position: int, letter: str) -> None:
-    changed = ALICE[:position] + letter + ALICE[position + 1 :]
-    if changed == ALICE:
-        assert kinds.keys(changed) == (ALICE,)
-    else:
+@pytest.mark.parametrize("position", range(1, len(ALICE)))
+def test_the_checksum_finds_one_wrong_letter(position: int) -> None:
+    for letter in BASE58.replace(ALICE[position], ""):
         with pytest.raises(ValueError):
-            kinds.keys(changed)
+            kinds.keys(ALICE[:position] + letter + ALICE[position + 1 :])
 
 
 def test_text_and_path() -> None:

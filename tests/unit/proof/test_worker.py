@@ -19,6 +19,7 @@ from compute.clock import SystemClock
 from compute.config import load_config
 from compute.errors import ProofError
 from compute.proof import bootstrap, worker
+from compute.proof.calibrate import DISTURBED
 from compute.proof.conversation import Conversation
 from compute.proof.models import MAX_DEVICES, Claim, GpuModel, ProofSettings
 from compute.proof.pipes import ProcessChannel, local_worker
@@ -35,7 +36,10 @@ DIMS = Dims(rows=64, k=32, columns=32, passes=3, tile_rows=64)
 
 async def test_an_honest_machine_proves_both_its_devices(prove: Any) -> None:
     target = Target("miner", Claim("CPU core", 2), local_worker)
-    (verdict,) = await prove([target], model=MODEL, settings=SETTINGS, clock=SystemClock())
+    for _ in range(3):
+        (verdict,) = await prove([target], model=MODEL, settings=SETTINGS, clock=SystemClock())
+        if verdict.reason not in DISTURBED:
+            break
     assert (verdict.reason, verdict.gpu, verdict.count, verdict.detail) == (ProofReason.OK, "CPU core", 2, "")
     for device in verdict.devices:
         assert device.tflops16 is not None

@@ -70,10 +70,14 @@ async def test_nobody_listens(server: Server) -> None:
             pass
 
 
-async def test_a_name_that_is_none() -> None:
+async def test_a_name_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", ask)
     with pytest.raises(SshUnreachable):
         async with ssh.connect("not a host name", 22, username="root", pinned=None, password="x", timeout_seconds=5):
-            pass
+            raise AssertionError
 
 
 BANNER = b"SSH-2.0-OpenSSH_9.6\r\n"

@@ -16,7 +16,7 @@ from compute.channel import Channel
 from compute.errors import OutputTooLarge, SshError, SshTimeout
 from compute.ssh import SshSession
 
-from .conftest import Server, echo, finish, login, quickly
+from .conftest import LONG, Server, echo, finish, login, quickly
 
 
 async def test_run_gives_the_streams_and_the_code(server: Server, session: SshSession) -> None:
@@ -59,12 +59,12 @@ async def test_too_much_output_is_refused(server: Server, session: SshSession, s
             send(bytes(1 << 16))
 
     server.programs[b"x"] = program
-    with quickly(10), pytest.raises(OutputTooLarge, match="100000"):
+    with quickly(), pytest.raises(OutputTooLarge, match="100000"):
         await session.run("x", max_output_bytes=100_000)
 
 
 async def test_a_command_that_does_not_end_is_a_timeout(server: Server, session: SshSession) -> None:
-    server.programs[b"x"] = lambda channel, _: server.stop.wait(10) and None
+    server.programs[b"x"] = lambda channel, _: server.stop.wait(LONG) and None
     for command in ("x", "stall"):
         with quickly(), pytest.raises(SshTimeout, match=r"0\.2 s"):
             await session.run(command, timeout_seconds=0.2)
@@ -96,7 +96,8 @@ async def test_arrivals_are_seen_at_once(server: Server, session: SshSession) ->
         await channel.write(b"ping", timeout_seconds=10)
         await channel.read_exactly(4, timeout_seconds=10)
         times.append(time.perf_counter() - before)
-    assert sorted(times)[len(times) // 4] < 0.02
+    # Who looks only from time to time would find each answer at the next look, on an idle machine and on a busy one.
+    assert sorted(times)[4] < 0.02
 
 
 async def test_a_drip_does_not_outlast_the_deadline(server: Server, session: SshSession) -> None:
@@ -106,16 +107,16 @@ async def test_a_drip_does_not_outlast_the_deadline(server: Server, session: Ssh
 
     server.programs[b"drip"] = drip
     channel = await session.open("drip")
-    with quickly(3), pytest.raises(SshTimeout, match="10000 bytes"):
+    with quickly(), pytest.raises(SshTimeout, match="10000 bytes"):
         await channel.read_exactly(10_000, timeout_seconds=0.3)
 
 
 async def test_a_reader_that_never_reads_does_not_outlast_the_deadline(server: Server, session: SshSession) -> None:
-    server.programs[b"x"] = lambda channel, _: server.stop.wait(20) and None
+    server.programs[b"x"] = lambda channel, _: server.stop.wait(LONG) and None
     channel = await session.open("x")
-    with quickly(3), pytest.raises(SshTimeout):
+    with quickly(), pytest.raises(SshTimeout):
         await channel.write(bytes(64 << 20), timeout_seconds=0.3)
-    with quickly(3):
+    with quickly():
         await channel.close()
         await session.close()
 
@@ -155,7 +156,7 @@ async def test_a_server_that_ignores_the_window_is_cut_off(server: Server, sessi
 
 
 async def test_a_lost_connection_is_an_error_everywhere(server: Server, session: SshSession) -> None:
-    server.programs[b"hang"] = lambda channel, _: server.stop.wait(10) and None
+    server.programs[b"hang"] = lambda channel, _: server.stop.wait(LONG) and None
     channel = await session.open("hang")
     reading = asyncio.ensure_future(channel.read_exactly(1, timeout_seconds=10))
     running = asyncio.ensure_future(session.run("hang", timeout_seconds=10))
@@ -225,7 +226,7 @@ async def test_whatever_paramiko_raises_is_one_of_ours(
 ) -> None:
     def program(channel: paramiko.Channel, _: bytes) -> None:
         channel.sendall(b"x" * 100)
-        server.stop.wait(10)
+        server.stop.wait(LONG)
 
     def fail(*_: object, **__: object) -> None:
         raise error

@@ -171,9 +171,9 @@ async def test_they_are_off_by_default(facts: FactStore) -> None:
         assert counted("compute_store_readable") == 0.0
 
 
-async def test_a_taken_port_says_what_to_do(port: int) -> None:
-    with socket.create_server(("127.0.0.1", port)), pytest.raises(ConfigError, match=r"--metrics\.port"):
-        async with metrics.served(MetricsOptions(port), [], ManualClock()):
+async def test_a_taken_port_says_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match=r"--metrics\.port"):
+        async with metrics.served(MetricsOptions(taken.getsockname()[1]), [], ManualClock()):
             raise AssertionError
 
 
