@@ -6,15 +6,17 @@ engine_answers() {
 
 if ! engine_answers; then
 	mkdir -p build
-	# Of an engine that was killed: a number that another process has by now keeps a new engine from starting.
-	pgrep -x dockerd >/dev/null || rm -f /var/run/docker.pid /var/run/docker/containerd/containerd.pid
-	dockerd >build/dockerd.log 2>&1 &
-	engine=$!
-	trap 'kill "$engine" 2>/dev/null && wait "$engine" || true' EXIT
+	engine=$(pgrep -x -o dockerd) || {
+		# Of an engine that was killed: a number that another process has by now keeps a new engine from starting.
+		rm -f /var/run/docker.pid /var/run/docker/containerd/containerd.pid
+		dockerd >build/dockerd.log 2>&1 &
+		engine=$!
+		trap 'kill "$engine" 2>/dev/null && wait "$engine" || true' EXIT
+	}
 	deadline=$((SECONDS + 60))
 	until engine_answers; do
 		if ((SECONDS > deadline)) || ! kill -0 "$engine" 2>/dev/null; then
-			tail -n 20 build/dockerd.log >&2
+			tail -n 20 build/dockerd.log >&2 || true
 			echo ".ci/engine.sh: no Docker engine came up within 60 s" >&2
 			exit 1
 		fi

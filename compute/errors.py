@@ -55,6 +55,10 @@ class StoreError(ComputeError):
     """The database cannot be read or written."""
 
 
+class StoreEmpty(StoreError):
+    """The database is there, and nothing has been written to it yet: its neuron is about to start."""
+
+
 class ChainError(ComputeError):
     """The chain, or the way to it."""
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
-from compute.errors import StoreError
+from compute.errors import StoreEmpty, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -168,10 +168,15 @@ class Database:
 
         Raises:
             StoreError: the file is newer than this code, or SQLite refuses; with ``read_only`` also: it is older.
+            StoreEmpty: with ``read_only``: it has no tables at all.
         """
         if self._read_only:
-            rows = self.query("SELECT version FROM schema_version WHERE component = ?", (component,))
-            found = int(rows[0]["version"]) if rows else 0
+            versions: dict[str, int] = {}
+            if self.query("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'"):
+                versions.update(tuple(row) for row in self.query("SELECT component, version FROM schema_version"))
+            if not versions:
+                raise StoreEmpty(f"database {self.path!r} is empty: start the neuron, or name another with --database")
+            found = versions.get(component, 0)
             if found != len(scripts):
                 raise StoreError(
                     f"database {self.path!r} holds version {found} of {component!r}, this code knows {len(scripts)}: "

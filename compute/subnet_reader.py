@@ -10,6 +10,7 @@ stdin, a JSON list, answers every later line with a line of JSON, and ends with 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -98,7 +99,8 @@ async def _serve(answers: int) -> None:
         return
     endpoint, netuid = json.loads(greeting)
     chain = SubtensorChain(endpoint, netuid, None)
-    with os.fdopen(answers, "w") as out:
+    # A neuron that was killed reads no answer, which is nothing to tell.
+    with contextlib.suppress(BrokenPipeError), os.fdopen(answers, "w") as out:
         while await asyncio.to_thread(sys.stdin.readline):
             answer: dict[str, Any]
             try:

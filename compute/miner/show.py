@@ -10,7 +10,7 @@ from compute.allocation.keys import SecretBox
 from compute.allocation.leases import Lease, LeaseStore
 from compute.clock import duration, utc_short
 from compute.console import Column, Output
-from compute.errors import ComputeError
+from compute.errors import ComputeError, StoreEmpty
 from compute.miner.machine import hardware_of
 from compute.neuron import EXIT_CONFIG, EXIT_OK
 from compute.options import MinerOptions
@@ -79,6 +79,9 @@ def _leases(options: MinerOptions) -> list[Lease]:
         # No secrets are read, so any key does.
         store = LeaseStore(database, SecretBox(bytes(32)))
         return [*store.live()[::-1], *store.history()[: -SHOWN_LEASES - 1 : -1]]
+    except StoreEmpty:
+        # A miner that is about to start for the first time.
+        return []
     finally:
         database.close()
 

@@ -41,7 +41,7 @@ class Pace:
     calm: float = 120.0
 
 
-LOCAL = Pace(up=60.0, calm=5.0)
+LOCAL = Pace(up=120.0, calm=5.0)
 """On a localnet, where a block takes a quarter of a second."""
 
 
@@ -60,6 +60,7 @@ class SelfUpdate:
         self._clone: Clone | None = None
         self._release: Release | None = None
         self._said = ""
+        self._turn = contextlib.ExitStack()
 
     @staticmethod
     def _commit() -> str:
@@ -99,6 +100,7 @@ class SelfUpdate:
     def finish(self, code: int) -> int:
         """What the process ends with: ``code``, unless the service has ended for an update. Then it does not return."""
         if code != EXIT_RESTART or self._clone is None or self._release is None:
+            self._turn.close()
             return code
         logger.info("switching to a new commit", extra={"commit": self._release.offer.commit[:12]})
         try:
@@ -118,11 +120,6 @@ class SelfUpdate:
             looking = asyncio.create_task(self._look_again_and_again(found))
             try:
                 await found.wait()
-                while trials.others():
-                    # One neuron of a clone after the other: what the first cannot run, the others need not try.
-                    self._release = None
-                    found.clear()
-                    await found.wait()
             finally:
                 looking.cancel()
                 await asyncio.gather(looking, return_exceptions=True)
@@ -176,8 +173,8 @@ class SelfUpdate:
 
     def _find(self) -> bool:
         assert self._clone is not None, "opened before the first look"
-        with self._alone(self._clone.state) as alone:
-            if not alone or trials.others():
+        with contextlib.ExitStack() as turn:
+            if not turn.enter_context(self._alone(self._clone.state)) or trials.others():
                 return False
             try:
                 decision = decide(self._clone.look())
@@ -196,11 +193,13 @@ class SelfUpdate:
                     trials.remember(commit, str(error), for_good=error.reason is UpdateReason.CHECK_FAILED)
                 self._say(error.reason, f"the commit {commit[:12]} is not taken: {error}")
                 return False
+            # Until this process ends, or is another one: what this neuron cannot run, the others need not try.
+            self._turn = turn.pop_all()
             return True
 
     @contextlib.contextmanager
     def _alone(self, folder: Path) -> Any:
-        """Whether no other neuron of this clone looks now; the folder of the check is there once."""
+        """Whether no other neuron of this clone looks now, or has found something; the check's folder is there once."""
         folder.mkdir(mode=0o700, exist_ok=True)
         with open(folder / "check.lock", "w", encoding="utf-8") as file:
             try:

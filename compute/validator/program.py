@@ -70,10 +70,11 @@ def run(
         wallet = load_wallet(options.wallet)
         own_hotkey = str(wallet.hotkey.ss58_address)
         database = Database(options.database)
+        # The first, so that a database with other tables and without these is none of a validator.
+        facts = facts_type(database)
         evidence = RentalEvidence(database)
         clock = SystemClock()
         outbox = Outbox(database)
-        facts = facts_type(database)
         versions = VersionFile(options.version_file, database, clock)
 
         def watched(rentals: Sequence[Rental], alive: Collection[Rental], changes: Mapping[str, str]) -> None:

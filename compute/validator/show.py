@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from compute.clock import duration, utc_short
 from compute.config import load_config
 from compute.console import Column, Output
-from compute.errors import ComputeError, NotFound
+from compute.errors import ComputeError, NotFound, StoreEmpty
 from compute.neuron import EXIT_CONFIG, EXIT_OK
 from compute.options import ValidatorOptions
 from compute.store import Database
@@ -43,9 +43,9 @@ def status(options: ValidatorOptions, output: Output | None = None) -> int:
     output = output or Output(sys.stdout, sys.stderr, as_json=options.json)
     rows: list[MinerRow] = []
     try:
-        # Before its first start a validator knows nothing, which is no error.
+        # Before its first start, and at its beginning, a validator knows nothing, which is no error.
         if options.database.exists():
-            with _reading(options) as database:
+            with suppress(StoreEmpty), _reading(options) as database:
                 rows = miner_rows(FactStore(database))
     except ComputeError as error:
         output.error(str(error), reason=None, advice="Name the validator's database with --database.")

@@ -146,10 +146,10 @@ async def test_those_who_agree_are_paid_and_a_liar_is_clipped(subnet: Subnet) ->
     # The first epoch to begin after the lie, and a second one, use the weights of all three.
     begun = int(subnet.chain()["epoch_index"])
     await subnet.until(lambda: int(subnet.chain()["epoch_index"]) >= begun + 3)
+    await subnet.until(lambda: all(map(subnet.holds_the_scores_of, AGREEING)))
     chain = subnet.chain()
     neurons = chain["neurons"]
     assert neurons["crooked"]["weights"] == {str(uid_of_favourite): U16_MAX}
-    assert all(map(subnet.holds_the_scores_of, AGREEING))
 
     incentives = {actor.name: neurons[actor.name]["incentive"] for actor in MINERS}
     scores = {name: row.score for name, row in subnet.rows("first").items()}

@@ -70,7 +70,8 @@ def until(condition: Callable[[], object], process: subprocess.Popen[str]) -> No
 def hotkey_of(name: str, folder: Path) -> str:
     """A miner's hotkey, as soon as there is one."""
     for path in folder.glob(f"compute-demo-*/wallets/{name}/hotkeys/default"):
-        return str(json.loads(path.read_text())["ss58Address"])
+        with suppress(ValueError):
+            return str(json.loads(path.read_text())["ss58Address"])
     return ""
 
 

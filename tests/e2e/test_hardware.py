@@ -28,7 +28,7 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
 MINER = Actor("one", Kind.HONEST, devices=2)
-_SECONDS = 90.0
+_SECONDS = 180.0
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setenv("DEALLOCATION_NOTIFY_URL", "http://127.0.0.1:9/")
     stage = Stage(tmp_path, [MINER], block_seconds=0.25)
     try:
-        stage.config_path.write_text(config_text(await calibrate_cpu(runs=1), retries=4), encoding="utf-8")
+        stage.config_path.write_text(config_text(await calibrate_cpu(runs=1)), encoding="utf-8")
         stage.start_chain()
         for name in (VALIDATOR, MINER.name):
             stage.register(name)
@@ -60,6 +60,15 @@ def notices(stage: Stage) -> list[str]:
     database = Database(stage.database_path(VALIDATOR))
     try:
         return [found["details"] for found in database.query("SELECT details FROM notice WHERE kind = 'DEALLOCATION'")]
+    finally:
+        database.close()
+
+
+def is_known_as_leased(stage: Stage) -> bool:
+    """Whether the validator has seen what the machine is since it is leased."""
+    database = Database(stage.database_path(VALIDATOR))
+    try:
+        return bool(FactStore(database).leased())
     finally:
         database.close()
 
@@ -96,6 +105,7 @@ async def test_a_lease_whose_hardware_changes_ends(stage: Stage) -> None:
     await until(stage, lambda: shows(ProofReason.OK, 2, allocated=False))
     renter(stage, "allocate", "--count", "1", "--days", "1", "--name", "rented")
     await until(stage, lambda: shows(ProofReason.RENTED, 2, allocated=True))
+    await until(stage, lambda: is_known_as_leased(stage))
 
     miner = stage.processes.pop(MINER.name)
     miner.send_signal(signal.SIGTERM)

@@ -198,6 +198,8 @@ def test_killed_around_a_commit_the_next_one_waits_for_the_reveal(world: World, 
 def test_killed_after_the_reveal_the_next_one_sees_it(world: World) -> None:
     def reveal() -> None:
         world.until(lambda: world.on_chain()[2] == 1)
+        # A validator reads the events of the block that has its commit, and the node does not keep them for ever.
+        world.until(lambda: world.state() is WeightsState.SUBMITTED)
         world.reveal()
 
     assert world.validate("before-confirmed", reveal) == -signal.SIGKILL, world.log

@@ -157,6 +157,7 @@ def wait_until_paid(reader: Reader) -> None:
     rows: list[dict[str, dict[str, object]]] = []
     while not rows or rows[0]["verdict"]["reason"] != "ok" or rows[0]["weight"] != 1.0:
         assert time.monotonic() < deadline, rows
+        time.sleep(0.5)
         rows = json.loads(reader.run(f"{STATUS} --json"))
 
 

@@ -102,7 +102,7 @@ def test_pm2_does_not_see_an_update_and_brings_a_release_that_dies_to_its_end(
 
     releases.number("2.0.0", "2.0.1")
     good = releases.publish()
-    until(lambda: all("the new commit is up and stays" in pm2.log(name) for name in neurons), "both run the release")
+    until(lambda: all("the new commit is up and stays" in pm2.log(name) for name in neurons), "both run it", 300)
     assert {name: pm2.pid(name) for name in neurons} == started
     assert releases.taken() == good
     all_is_well()
@@ -111,7 +111,7 @@ def test_pm2_does_not_see_an_update_and_brings_a_release_that_dies_to_its_end(
     # No handler sees this one: it is pm2 that starts the neuron again.
     releases.start_with("__import__('os').kill(__import__('os').getpid(), 9)")
     releases.publish()
-    until(lambda: all("failed_before" in pm2.log(name) for name in neurons), "the broken one is left alone")
+    until(lambda: all("failed_before" in pm2.log(name) for name in neurons), "the broken one is left alone", 300)
     assert releases.taken() == good
     assert git(releases.clone, "status", "--porcelain") == ""
     assert pm2.journal.count("via signal [SIGKILL]") == 3
@@ -120,6 +120,7 @@ def test_pm2_does_not_see_an_update_and_brings_a_release_that_dies_to_its_end(
     for name in neurons:
         assert re.findall(r"starts version=(\S+)", pm2.log(name))[-1] == "2.0.1"
     subnet.register_py("deallocate", "mine", "--yes")
+    pm2("stop", "all")
 
 
 def pm2_does(command: str) -> Callable[[Pm2, str], None]:
@@ -130,7 +131,9 @@ def pm2_does(command: str) -> Callable[[Pm2, str], None]:
 
 
 def killed(pm2: Pm2, name: str) -> None:
-    os.kill(pm2.pid(name), signal.SIGKILL)
+    pid = pm2.pid(name)
+    assert pid > 0, "0 would be this process and all beside it"
+    os.kill(pid, signal.SIGKILL)
 
 
 def test_the_plain_command(subnet: Subnet, make_pm2: MakePm2) -> None:
@@ -166,7 +169,9 @@ def test_a_misconfiguration_does_not_loop(make_pm2: MakePm2, options: str, says:
         assert pm2.processes()[name]["pid"] == 0
         # It waits for nothing, whatever pm2 calls it.
         assert pm2.state(name) == ("waiting restart", 0)
-        assert pm2.log(name).count(says) == 1
+        assert pm2.log(name).count(says) <= 1
+    # pm2 may lose the last words of a process that has ended.
+    assert any(says in pm2.log(name) for name in names)
     # Mended, it is started again by the file, which reads its variables anew.
     pm2.environment["MINER_OPTIONS"] = "--netuid mended"
     pm2("restart", "ecosystem.config.js", "--only", MINER)

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import http.server
 import json
+import os
 import secrets
 import sqlite3
 import subprocess
@@ -94,11 +95,13 @@ class Search:
         return {place for place, _, _ in self._places()}
 
     def _places(self) -> Iterator[tuple[str, Path | None, bytes]]:
-        for path in sorted(self.folder.rglob("*")):
+        # Of what goes while it is looked at, os.walk says nothing.
+        paths = sorted(Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names)
+        for path in paths:
             if path.is_file() and not path.is_symlink():
                 with contextlib.suppress(FileNotFoundError):
                     yield str(path.relative_to(self.folder)), path, path.read_bytes()
-        for path in sorted(self.folder.rglob("*.db")):
+        for path in (path for path in paths if path.suffix == ".db"):
             for table, rows in _tables(path):
                 yield f"{path.relative_to(self.folder)}, table {table}", None, rows
         for name, output in self.outputs.items():

@@ -111,7 +111,7 @@ def split(words: tuple[str, ...]) -> tuple[list[str], list[str], list[str]]:
 async def subnet(tmp_path: Path) -> AsyncIterator[Subnet]:
     stage = Updating(tmp_path, [Actor("one", Kind.HONEST), Actor("two", Kind.HONEST)])
     try:
-        stage.config_path.write_text(config_text(await calibrate_cpu(runs=1), retries=4), encoding="utf-8")
+        stage.config_path.write_text(config_text(await calibrate_cpu(runs=1)), encoding="utf-8")
         stage.start_chain()
         for name in (VALIDATOR, "one", "two"):
             stage.register(name)

@@ -36,7 +36,7 @@ class Subnet:
 
     def open(self) -> None:
         calibration = asyncio.run(calibrate_cpu(runs=1))
-        self.stage.config_path.write_text(config_text(calibration, retries=4), encoding="utf-8")
+        self.stage.config_path.write_text(config_text(calibration), encoding="utf-8")
         self.stage.start_chain()
         for name in (VALIDATOR, MINER):
             self.stage.register(name)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from compute.errors import StoreError
+from compute.errors import StoreEmpty, StoreError
 from compute.store import Database
 
 V1 = "CREATE TABLE item (name TEXT PRIMARY KEY, size INTEGER NOT NULL)"
@@ -122,9 +122,15 @@ def test_reading_changes_nothing(path: Path) -> None:
     with pytest.raises(StoreError, match="--database"):
         Database(path, read_only=True)
     assert not path.exists()
-    writer = Database(path)
-    writer.migrate("items", [V1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
     reader = Database(path, read_only=True)
+    with pytest.raises(StoreEmpty, match="is empty: start the neuron"):
+        reader.migrate("items", [V1])
+    writer = Database(path)
+    with pytest.raises(StoreEmpty):
+        reader.migrate("items", [V1])
+    writer.migrate("items", [V1])
     reader.migrate("items", [V1])
     with writer.transaction() as connection:
         connection.execute("INSERT INTO item VALUES ('one', 1)")

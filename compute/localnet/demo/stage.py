@@ -28,7 +28,8 @@ NETUID = 27
 VALIDATOR = "validator"
 _ROOT = Path(__file__).resolve().parents[3]
 _STAKE_ALPHA = 10_000
-_STOP_SECONDS = 15.0
+_STOP_SECONDS = 40.0
+"""As ``kill_timeout`` in ecosystem.config.js: a miner waits for what it starts or stops just now."""
 _LOG_TAIL = 2000
 
 

@@ -4,6 +4,7 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +13,10 @@ from compute import duty
 from compute.clock import ManualClock
 from compute.neuron import EXIT_OK, EXIT_RESTART, StartAnew, run_neuron
 from compute.options import parse_miner
-from compute.update import guard
+from compute.update import guard, self_update
 from compute.update import trial as trials
 from compute.update.check import Release
-from compute.update.decision import Offer, Relation
+from compute.update.decision import Offer, Relation, Take
 from compute.update.self_update import LOCAL, Pace, SelfUpdate
 from compute.update.trial import Trial
 
@@ -156,3 +157,19 @@ def test_a_neuron_that_is_to_start_anew_says_so_and_a_signal_wins() -> None:
 def test_without_a_release_the_end_is_the_end(clone: Path) -> None:
     assert update_of(ManualClock()).finish(0) == 0
     assert update_of(ManualClock()).finish(3) == 3
+
+
+def test_who_has_found_a_release_keeps_its_turn_until_it_has_switched_or_ended(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer = Offer("refs/heads/main", "b" * 40, "b" * 40, Relation.DESCENDANT)
+    there = SimpleNamespace(state=clone / "state", look=lambda: None)
+    monkeypatch.setattr(self_update, "decide", lambda look: Take(offer))
+    monkeypatch.setattr(self_update, "check", lambda *_: Release("a" * 40, offer))
+    one, two = (update_of(ManualClock()) for _ in range(2))
+    one._clone = two._clone = there  # type: ignore[assignment]
+    assert one._look()
+    # It waits for a safe moment, and ends its service: its trial is not written yet.
+    assert not two._look()
+    assert one.finish(EXIT_OK) == EXIT_OK
+    assert two._look()

@@ -243,7 +243,11 @@ def test_questions_make_no_file_and_say_what_to_do(tmp_path: Path) -> None:
     assert shown(["--status", "--database", missing])[0] == 0
     (tmp_path / "junk.db").write_bytes(b"junk" * 1000)
     assert shown(["--status", "--database", str(tmp_path / "junk.db")])[0] == 2
-    Database(tmp_path / "other.db").close()
+    other = Database(tmp_path / "other.db")
+    # As at the very start of a validator.
+    assert shown(["--status", "--database", str(tmp_path / "other.db")])[0] == 0
+    other.migrate("something else", ["CREATE TABLE other (x)"])
+    other.close()
     code, _, err = shown(["--status", "--database", str(tmp_path / "other.db")])
     assert code == 2
     assert "start the neuron with this code" in err
