@@ -7,7 +7,8 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench clean
+.NOTPARALLEL:
+.PHONY: help install demo test test-fast test-e2e check format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +27,12 @@ $(STAMP): requirements.txt requirements-dev.txt setup.py pyproject.toml
 demo: install ## a whole subnet on this machine: chain, validator, miners, a rental; DOCKER=1: in containers
 	@$(BIN)/python -m compute.localnet demo $(if $(filter-out 0,$(DOCKER)),--docker) $(ARGS)
 
-test: install ## all tests
+test: test-fast test-e2e ## all tests
+
+test-fast: install
 	$(BIN)/python -m pytest -n auto -m "not e2e" $(ARGS)
+
+test-e2e: install
 	$(BIN)/python -m pytest -m e2e $(ARGS)
 
 check: install ## format, lint, types, and whether documentation and code say the same

@@ -60,6 +60,8 @@ async def main():
     owner, session = RenterKey.from_private_pem(keys["owner"]), SessionKey.from_private_openssh(keys["session"])
     alice = Renter(miner.service, "5Alice", owner, session)
     print("{}", flush=True)
+    if wish["stand_ready"]:
+        await asyncio.sleep(1000)
     await alice.allocate()
     print(json.dumps(alice.info), flush=True)
     if wish["action"] == "deallocate":

@@ -111,7 +111,7 @@ async def test_a_lease_given_back_while_its_steps_run_is_over_at_once(
     alice: Any, bob: Any, miner: Any, until_async: Any
 ) -> None:
     asked = asyncio.ensure_future(alice.allocate(dockerfile="RUN sleep 1000"))
-    await until_async(miner.machines, passing=miner.clock)
+    await until_async(miner.machines)
     assert (await alice.deallocate())["status"]
     assert (await asked)["reason"] == "runtime_failed"
     assert miner.machines() == []
@@ -125,7 +125,7 @@ async def test_a_miner_that_ends_does_not_wait_for_steps(
     async with running(runtime) as miner:
         alice = renter_of(miner)
         asked = asyncio.ensure_future(alice.allocate(dockerfile=WAITS))
-        await until_async(miner.machines, passing=miner.clock)
+        await until_async(miner.machines)
     assert (await asked)["reason"] == "runtime_failed"
     assert runtime.list() == []
 
