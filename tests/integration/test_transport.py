@@ -378,21 +378,24 @@ async def test_an_address_that_was_given_is_never_looked_up(gate: OpenGate) -> N
 
 async def test_a_look_up_that_hangs_holds_nobody_up(gate: OpenGate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compute.transport.server._FIND_SECONDS", 0.01)
-    answered, calls = threading.Event(), []
+    asked, answered, calls = threading.Event(), threading.Event(), []
 
     def find() -> str:
         calls.append(1)
         if len(calls) == 2:
-            answered.wait(10)
+            asked.set()
+            answered.wait(60)
         return "192.0.2.1" if len(calls) == 1 else "192.0.2.2"
 
     server = AxonServer(MINER, gate, ip="127.0.0.2", port=0, find_ip=find)
     for _ in range(3):
         await server.refresh_address()
+    assert asked.wait(20)
     assert len(calls) == 2
     monkeypatch.setattr("compute.transport.server._FIND_SECONDS", 10)
     answered.set()
     for _ in range(2):
         await server.refresh_address()
     assert server.axon.external_ip == "192.0.2.2"
+    assert len(calls) == 3
     await server.stop()

@@ -139,17 +139,17 @@ async def test_every_failure_is_one_error_and_changes_nothing(
     site = Site()
     seconds = 1.0 if answer in (drip, silent) else 20.0
     async with serving(site) as url:
-        versions = VersionFile(url, Database(":memory:"), ManualClock(), timeout_seconds=seconds)
+        versions = VersionFile(url, Database(":memory:"), ManualClock(), timeout_seconds=20.0)
         await versions.refresh()
         assert versions.of_miners() == (OWN.miner, READ.miner)
-        site.answer = answer
+        site.answer, versions._timeout_seconds = answer, seconds
         with pytest.raises(VersionFileError, match=problem):
             await read_version_file(url, timeout_seconds=seconds)
         for _ in range(2):
             await versions.refresh()
         assert versions.of_miners() == (OWN.miner, READ.miner)
         assert versions.of_validators() == (OWN.validator, READ.validator)
-        site.answer = good
+        site.answer, versions._timeout_seconds = good, 20.0
         await versions.refresh()
     warned = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warned) == 1, "it is said once that the file is away"

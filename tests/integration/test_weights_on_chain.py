@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,8 @@ from compute.validator.setting import Outcome, SetResult, WeightSetter
 NETUID, RAO = 27, 10**9
 SCORES = {1: 1.0, 2: 2.0, 3: 5.0}
 WEIGHTS = {1: 13107, 2: 26214, 3: 65535}
+RATE_LIMIT = 100
+"""In blocks, of which so many do not come by themselves while a test asks a question."""
 
 
 class LateRules(SubtensorChain):
@@ -59,7 +60,7 @@ class Validator:
         self.node.client.set_hyperparameter(NETUID, name, value)
 
     def wait_for_the_rate_limit(self) -> None:
-        self.node.client.advance(4)
+        self.node.client.advance(RATE_LIMIT + 2)
 
     def entry(self) -> WeightsEntry:
         entry = self.facts.last_weights()
@@ -71,15 +72,16 @@ Start = Callable[..., Awaitable[Validator]]
 
 
 @pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
+async def start(tmp_path: Path, hold_port: Callable[..., int]) -> AsyncIterator[Start]:
     running: list[Validator] = []
 
     async def begin(own: Any = None, stakes: dict[int, int] | None = None, **settings: Any) -> Validator:
         wallet = make_wallet("validator", "default", str(tmp_path))
         neurons = [neuron_of(uid, wallet_of(uid) if uid else own or wallet, 8091 if uid else 0) for uid in range(5)]
         given = {neurons[uid].hotkey: alpha * RAO for uid, alpha in (stakes or {0: 10_000}).items()}
-        fill_chain(tmp_path / "chain.db", NETUID, neurons, given, Hyperparameters(weights_rate_limit=2, **settings))
-        node = NodeProcess(block_time_seconds=0.25, netuid=NETUID, state=tmp_path / "chain.db")
+        rules = Hyperparameters(weights_rate_limit=RATE_LIMIT, **settings)
+        fill_chain(tmp_path / "chain.db", NETUID, neurons, given, rules)
+        node = NodeProcess(block_time_seconds=0.25, netuid=NETUID, state=tmp_path / "chain.db", port=hold_port())
         node.start()
         database = Database(tmp_path / "validator.db")
         validator = Validator(node, LateRules(node.endpoint, NETUID, wallet), FactStore(database))
@@ -123,8 +125,9 @@ async def test_a_vector_as_the_rules_ask_for_is_taken(start: Start) -> None:
     ],
 )
 async def test_a_rule_that_is_broken_is_named_and_waited_for(
-    start: Start, setting: str, value: int, name: str, advice: str
+    start: Start, monkeypatch: pytest.MonkeyPatch, setting: str, value: int, name: str, advice: str
 ) -> None:
+    monkeypatch.setattr("compute.validator.setting.REFUSAL_BLOCKS", RATE_LIMIT)
     validator = await start()
     await validator.chain.rules()
     validator.change(setting, value)
@@ -138,7 +141,7 @@ async def test_a_rule_that_is_broken_is_named_and_waited_for(
     assert (await validator.set()).outcome is Outcome.TOO_EARLY
     assert validator.entry().id == before, "it does not ask again at once"
     validator.change(setting, getattr(Hyperparameters(), setting))
-    validator.node.client.advance(30)
+    validator.wait_for_the_rate_limit()
     assert (await validator.set()).outcome is Outcome.CONFIRMED
 
 
@@ -162,7 +165,7 @@ async def test_faster_than_the_chain_allows(start: Start) -> None:
     validator.chain.first = replace(await validator.chain.rules(), weights_rate_limit=0)
     assert (await validator.set()).outcome is Outcome.CONFIRMED
     validator.change("weights_rate_limit", 1000)
-    await asyncio.sleep(0.3)  # a block, so that by the rules which it knows it may
+    validator.node.client.advance(1)  # so that by the rules which it knows it may
     result = await validator.set()
     assert result.outcome is Outcome.TOO_EARLY
     assert "SettingWeightsTooFast" in result.detail
@@ -190,7 +193,8 @@ async def test_a_chain_that_goes_away_leaves_the_question_open(start: Start) -> 
 
 
 async def test_commits_wait_for_their_reveal_and_are_made_again_when_they_are_lost(start: Start) -> None:
-    validator = await start(commit_reveal_weights_enabled=True, tempo=50)
+    tempo = 10 * RATE_LIMIT
+    validator = await start(commit_reveal_weights_enabled=True, tempo=tempo)
     assert (await validator.set()).outcome is Outcome.PENDING
     assert validator.entry().state is WeightsState.SUBMITTED
     (committed_at,) = await validator.chain.open_commits()
@@ -199,7 +203,7 @@ async def test_commits_wait_for_their_reveal_and_are_made_again_when_they_are_lo
     assert (await validator.set()).outcome is Outcome.PENDING
     assert len(await validator.chain.open_commits()) == 1, "not twice"
     # Nobody can open it here, without a network: after its epoch the chain gives it up.
-    validator.node.client.advance(100)
+    validator.node.client.advance(2 * tempo)
     assert await validator.chain.open_commits() == ()
     first = validator.entry().id
     assert (await validator.set()).outcome is Outcome.PENDING

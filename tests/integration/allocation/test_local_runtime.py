@@ -239,8 +239,9 @@ async def test_another_user_is_refused(runtime: LocalRuntime, order: LeaseOrder,
 
 
 async def test_a_killed_server_is_dead_and_restart_keeps_its_files(
-    runtime: LocalRuntime, order: LeaseOrder, login: Any, until: Any
+    runtime: LocalRuntime, order: LeaseOrder, login: Any, until: Any, hold_port: Callable[..., int]
 ) -> None:
+    order = replace(order, ssh_port=hold_port())
     endpoint = runtime.start(order)
     async with login(endpoint) as session:
         await session.run("echo kept > file")
@@ -252,7 +253,7 @@ async def test_a_killed_server_is_dead_and_restart_keeps_its_files(
             change(order.lease_id)
     with pytest.raises(RuntimeFailure, match="dead"):
         runtime.set_keys(order.lease_id, [])
-    assert runtime.restart(replace(order, ssh_port=endpoint.port)) == endpoint
+    assert runtime.restart(order) == endpoint
     assert not runs(orphan)
     async with login(endpoint) as session:
         assert (await session.run("cat file")).stdout == b"kept\n"
@@ -262,11 +263,13 @@ async def test_a_killed_server_is_dead_and_restart_keeps_its_files(
         assert (await session.run("cat file")).exit_code != 0
 
 
-async def test_restart_wakes_a_paused_machine(runtime: LocalRuntime, order: LeaseOrder, login: Any) -> None:
-    endpoint = runtime.start(order)
+async def test_restart_wakes_a_paused_machine(
+    runtime: LocalRuntime, order: LeaseOrder, login: Any, hold_port: Callable[..., int]
+) -> None:
+    order = replace(order, ssh_port=hold_port())
+    runtime.start(order)
     runtime.pause(order.lease_id)
-    endpoint = runtime.restart(replace(order, ssh_port=endpoint.port))
-    async with login(endpoint) as session:
+    async with login(runtime.restart(order)) as session:
         assert (await session.run("true")).exit_code == 0
 
 
@@ -295,10 +298,15 @@ def test_somebody_elses_process_is_never_taken_for_the_server(
 async def test_it_ends_by_itself_with_all_that_it_runs_and_not_before_its_new_end(
     runtime: LocalRuntime, order: LeaseOrder, login: Any, until: Any
 ) -> None:
-    endpoint = runtime.start(replace(order, ends_at=time.time() + 1.0))
-    end = time.time() + 2.0
+    endpoint = runtime.start(order)
     async with login(endpoint) as session:
         child = await start_in_background(session)
+    first = time.time() + 5
+    runtime.set_end(order.lease_id, first)
+    # Whoever comes wakes the server, which then waits for this end.
+    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=20) as visitor:
+        assert visitor.recv(4) == b"SSH-"
+    end = first + 1
     runtime.set_end(order.lease_id, end)
     until(lambda: runtime.status(order.lease_id).phase is Phase.ABSENT)
     assert time.time() >= end

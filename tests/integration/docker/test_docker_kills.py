@@ -178,7 +178,7 @@ async def test_killed_while_no_lease_is_there(
     before = only_container(client, runtime)
     async with running(runtime, stand_ready=True) as miner:
         # Nobody knows its host key any more.
-        until(lambda: before.id not in {each.id for each in client.containers.list(all=True)})
+        until(lambda: before.id not in {each.id for each in client.containers.list(all=True, ignore_removed=True)})
         alice = renter_of(miner)
         assert (await alice.allocate())["status"]
         assert await alice.says() == "hello"
@@ -221,7 +221,8 @@ async def test_killed_as_soon_as_a_state_is_written(
         life.dies()
     # The program's first step, before anything else: it also removes what a killed one left of the rules' writer.
     runtime.check()
-    assert client.containers.list(all=True, filters={"label": [f"compute.miner={name}", "compute.network"]}) == []
+    wanted = {"label": [f"compute.miner={name}", "compute.network"]}
+    assert client.containers.list(all=True, filters=wanted, ignore_removed=True) == []
     async with running(runtime) as miner:
         alice = renter_of(miner, owner=life.owner, session=life.session, info=info)
         assert [lease.state for lease in miner.store.live()] == (

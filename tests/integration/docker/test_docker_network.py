@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -23,8 +25,12 @@ from compute.allocation.runtime import LeaseOrder
 
 pytestmark = pytest.mark.docker
 
-PRIVATE, PUBLIC, LINK_LOCAL = "10.213.77.2", "198.51.100.77", "169.254.213.77"
-"""Addresses of a machine beside the host; the second is nobody's, and counts as public."""
+RANGE = ipaddress.IPv4Network((int(ipaddress.IPv4Address("10.213.0.0")) + os.getpid() % (1 << 14) * 4, 30))
+"""A private network of the host. No other process of this run has it, nor the addresses below."""
+HERE, PRIVATE = (str(address) for address in RANGE.hosts())
+PUBLIC = f"198.51.100.{1 + os.getpid() % 254}"
+LINK_LOCAL = f"169.254.213.{1 + os.getpid() % 254}"
+"""The host in it, and the addresses of a machine beside the host; the second is nobody's, and counts as public."""
 
 SERVER = """
 import socket, threading
@@ -52,7 +58,7 @@ print(json.dumps(found))
 
 @dataclass
 class Host:
-    """What there is to reach: ``port`` is open on every address of the host."""
+    """What there is to reach: ``port`` is open on every address of the host, of which some are listed."""
 
     port: int
     addresses: list[str]
@@ -76,12 +82,12 @@ def beside() -> Iterator[None]:
         ip("netns", "add", name)
         stack.callback(ip, "netns", "del", name)
         ip("link", "add", here, "type", "veth", "peer", "name", there, "netns", name)
-        ip("addr", "add", "10.213.77.1/30", "dev", here)
+        ip("addr", "add", f"{HERE}/30", "dev", here)
         ip("link", "set", here, "up")
         for address in (f"{PRIVATE}/30", f"{PUBLIC}/32", f"{LINK_LOCAL}/32"):
             ip("-n", name, "addr", "add", address, "dev", there)
         ip("-n", name, "link", "set", there, "up")
-        ip("-n", name, "route", "add", "default", "via", "10.213.77.1")
+        ip("-n", name, "route", "add", "default", "via", HERE)
         for address in (PUBLIC, LINK_LOCAL):
             ip("route", "add", f"{address}/32", "via", PRIVATE)
         argv = ["ip", "netns", "exec", name, sys.executable, "-c", SERVER]
@@ -95,9 +101,9 @@ def beside() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def host(beside: None) -> Iterator[Host]:
-    """A server on all addresses of the host."""
-    listed = json.loads(subprocess.run(["ip", "-j", "-4", "addr"], check=True, capture_output=True).stdout)
-    addresses = [each["local"] for link in listed for each in link["addr_info"] if link["ifname"] != "lo"]
+    """A server on all addresses of the host. Those of other tests' networks may go at any time, and are not listed."""
+    way_out = subprocess.run(["ip", "-j", "-4", "route", "get", "192.0.2.1"], check=False, capture_output=True)
+    addresses = [HERE, *(route["prefsrc"] for route in json.loads(way_out.stdout or "[]"))]
     with socket.create_server(("0.0.0.0", 0)) as server:
 
         def accept() -> None:
@@ -185,9 +191,9 @@ async def test_names_are_resolved_by_servers_in_the_private_network(
 
 
 async def test_an_operator_may_open_a_range(make_runtime: Any, order: LeaseOrder, host: Host, reach: Reach) -> None:
-    endpoint = make_runtime(allowed_ranges=("10.213.77.0/30",)).start(order)
+    endpoint = make_runtime(allowed_ranges=(str(RANGE),)).start(order)
     # The host has an address in it too.
-    targets = [(PRIVATE, 80), ("10.213.77.1", host.port), (LINK_LOCAL, 80)]
+    targets = [(PRIVATE, 80), (HERE, host.port), (LINK_LOCAL, 80)]
     answers = await reach(endpoint, *targets)
     assert answers[:2] == ["open", "open"]
     assert "No route to host" in answers[2]
@@ -226,5 +232,6 @@ async def test_the_engines_restart_policy_starts_nothing_behind_the_miners_back(
 
 
 def test_no_writer_of_rules_is_left(make_runtime: Any, order: LeaseOrder, client: Any) -> None:
-    make_runtime("sweeper").start(order)
-    assert client.containers.list(all=True, filters={"label": ["compute.miner=sweeper", "compute.network"]}) == []
+    name = secrets.token_hex(8)
+    make_runtime(name).start(order)
+    assert client.containers.list(all=True, filters={"label": [f"compute.miner={name}", "compute.network"]}) == []

@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_a_restarted_node_is_the_same_chain(tmp_path: Path, how: str, until) -> None:
-    node = NodeProcess(block_time_seconds=0.1, state=tmp_path / "chain.db")
+def test_a_restarted_node_is_the_same_chain(tmp_path: Path, how: str, until, hold_port) -> None:
+    node = NodeProcess(block_time_seconds=0.1, state=tmp_path / "chain.db", port=hold_port())
     with node:
         node.client.faucet(ALICE, 5 * TAO)
         node.client.set_hyperparameter(27, "tempo", 33)
@@ -45,8 +45,8 @@ def test_a_restarted_node_is_the_same_chain(tmp_path: Path, how: str, until) -> 
         until(lambda: node.client.snapshot()["block"] > after["block"])
 
 
-def test_an_sdk_client_lives_through_a_restart(tmp_path: Path, make_wallet, until) -> None:
-    node = NodeProcess(block_time_seconds=0.1, state=tmp_path / "chain.db")
+def test_an_sdk_client_lives_through_a_restart(tmp_path: Path, make_wallet, until, hold_port) -> None:
+    node = NodeProcess(block_time_seconds=0.1, state=tmp_path / "chain.db", port=hold_port())
     with node:
         wallet = make_wallet("miner")
         node.client.faucet(wallet.coldkeypub.ss58_address, 10 * TAO)
@@ -61,8 +61,8 @@ def test_an_sdk_client_lives_through_a_restart(tmp_path: Path, make_wallet, unti
         subtensor.close()
 
 
-def test_being_killed_in_the_middle_of_anything_loses_one_block_at_most(tmp_path: Path) -> None:
-    node = NodeProcess(block_time_seconds=0, state=tmp_path / "chain.db")
+def test_being_killed_in_the_middle_of_anything_loses_one_block_at_most(tmp_path: Path, hold_port) -> None:
+    node = NodeProcess(block_time_seconds=0, state=tmp_path / "chain.db", port=hold_port())
     with node:
         for _ in range(3):
             node.client.advance(50)

@@ -62,4 +62,4 @@ def test_blocks_keep_coming_while_it_is_read(full_node: NodeProcess, until) -> N
     height = full_node.client.snapshot()["block"]
     for _ in range(3):
         full_node.client.call("state_call", "NeuronInfoRuntimeApi_get_neurons", "0x1b00")
-    until(lambda: full_node.client.call("chain_getHeader")["number"] > hex(height + 2))
+    until(lambda: int(full_node.client.call("chain_getHeader")["number"], 16) > height + 2)

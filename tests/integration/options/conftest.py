@@ -27,7 +27,7 @@ from compute.proof.models import CPU_MODEL
 
 ROOT = Path(__file__).resolve().parents[3]
 NETUID = 15
-_SECONDS = 60.0
+_SECONDS = 180.0
 # Nobody else in this run has an address of this process: two miners at one address are a matter of their own.
 _ADDRESSES = (f"127.{10 + os.getpid() % 240}.{number // 250}.{2 + number % 250}" for number in itertools.count())
 # The SDK and the libraries have something to say elsewhere: on finney, or when something fails.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,13 +39,12 @@ def test_without_a_wallet_it_says_how_to_make_one(tmp_path: Path) -> None:
     assert "btcli wallet create" in ran.stderr
 
 
-def test_without_a_chain_it_ends_with_three(tmp_path: Path) -> None:
+def test_without_a_chain_it_ends_with_three(tmp_path: Path, hold_port: Callable[..., int]) -> None:
     bittensor = pytest.importorskip("bittensor")
     wallet = bittensor.Wallet(name="w", hotkey="h", path=str(tmp_path / "wallets"))
     wallet.create_new_coldkey(use_password=False, suppress=True)
     wallet.create_new_hotkey(use_password=False, suppress=True)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        nobody = f"ws://127.0.0.1:{server.getsockname()[1]}"
+    nobody = f"ws://127.0.0.1:{hold_port()}"
     ran = register(
         tmp_path,
         *("offers", "--subtensor.chain_endpoint", nobody),

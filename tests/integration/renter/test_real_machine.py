@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -88,14 +87,14 @@ class Miner:
         return answer
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+@pytest.fixture
+async def world(tmp_path: Path, hold_port: Callable[..., int]) -> AsyncIterator[tuple[RenterService, LocalRuntime]]:
+    async with renting(tmp_path, hold_port()) as opened:
+        yield opened
 
 
 @asynccontextmanager
-async def renting(folder: Path) -> AsyncIterator[tuple[RenterService, LocalRuntime]]:
+async def renting(folder: Path, ssh_port: int) -> AsyncIterator[tuple[RenterService, LocalRuntime]]:
     miner_database, renter_database = Database(folder / "miner.db"), Database(folder / "renter.db")
     runtime = LocalRuntime(folder / "leases", chain_endpoint="ws://127.0.0.1:9944")
     manager = LeaseManager(
@@ -103,7 +102,7 @@ async def renting(folder: Path) -> AsyncIterator[tuple[RenterService, LocalRunti
         runtime=runtime,
         specs=lambda: MACHINE,
         clock=SystemClock(),
-        ssh_port=free_port(),
+        ssh_port=ssh_port,
     )
     await manager.start()
     miner = Miner(AllocateService(manager))
@@ -125,12 +124,6 @@ async def renting(folder: Path) -> AsyncIterator[tuple[RenterService, LocalRunti
             runtime.stop(status.lease_id)
         miner_database.close()
         renter_database.close()
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[tuple[RenterService, LocalRuntime]]:
-    async with renting(tmp_path) as opened:
-        yield opened
 
 
 async def test_rent_use_change_and_give_back(world: tuple[RenterService, LocalRuntime]) -> None:
@@ -177,9 +170,9 @@ async def test_a_machine_that_is_taken_is_busy(world: tuple[RenterService, Local
     assert caught.value.reason.value == "busy"
 
 
-async def test_nobody_at_the_port_is_a_typed_error() -> None:
+async def test_nobody_at_the_port_is_a_typed_error(hold_port: Callable[..., int]) -> None:
     with pytest.raises(SshError):
-        await SshRemote().host_key_line("127.0.0.1", free_port(), timeout_seconds=5)
+        await SshRemote().host_key_line("127.0.0.1", hold_port(), timeout_seconds=5)
 
 
 @pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh client on this machine")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,16 +42,10 @@ MINER, RENTER, OTHER = (bittensor.Keypair.create_from_uri(f"//{name}") for name 
 NETUID = 27
 
 
-def free_port(address: str) -> int:
-    with socket.create_server((address, 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
 class World:
     """One miner, a validator that rents, and another validator that looks."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ssh_port: int) -> None:
         self.chain = FakeChain(MINER.ss58_address, NETUID)
         self.chain.add(RENTER.ss58_address, stake=2000.0, validator_permit=True)
         self.chain.add(OTHER.ss58_address, stake=2000.0, validator_permit=True)
@@ -65,7 +58,7 @@ class World:
             runtime=self.runtime,
             specs=lambda: MACHINE,
             clock=clock,
-            ssh_port=free_port("127.0.0.2"),
+            ssh_port=ssh_port,
         )
         gate = MinerGate(AccessPolicy(), clock)
         wallet = SimpleNamespace(hotkey=MINER, coldkeypub=bittensor.Keypair.create_from_uri("//cold"))
@@ -123,8 +116,8 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    world = World(tmp_path)
+async def world(tmp_path: Path, hold_port: Callable[..., int]) -> AsyncIterator[World]:
+    world = World(tmp_path, hold_port("127.0.0.2"))
     await world.manager.start()
     serving = asyncio.create_task(world.miner.run())
     while not world.chain.neurons[2].is_serving:

@@ -5,6 +5,7 @@ A real chain and a real miner stand at the other end.
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import json
 import os
@@ -35,6 +36,8 @@ COLUMNS = 80
 CTRL_C, CTRL_D = "\x03", "\x04"
 _SECONDS = 60
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]")
+_UNFINISHED = re.compile(r"\r?(\x1b(\[[0-9;?]*)?)?\Z")
+"""What may only be understood with what comes next: the beginning of the end of a line, or of a sequence."""
 
 
 class Renting:
@@ -86,7 +89,8 @@ class Terminal:
             ["setsid", "--ctty", *argv], stdin=there, stdout=there, stderr=there, env=environment
         )
         os.close(there)
-        self.text = ""
+        self.text = self._unfinished = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def __enter__(self) -> Terminal:
         return self
@@ -137,8 +141,11 @@ class Terminal:
                 data = os.read(self._here, 65536)
             except OSError:
                 return False  # Linux says "input/output error" once the program has closed its side
+            read = _ANSI.sub("", self._unfinished + self._decoder.decode(data))
+            finished = _UNFINISHED.sub("", read)
+            self._unfinished = read[len(finished) :]
             # A spinner draws its line again and again: each is one here.
-            self.text = re.sub(r"\r\n?", "\n", _ANSI.sub("", self.text + data.decode(errors="replace")))
+            self.text += re.sub(r"\r\n?", "\n", finished)
         return True
 
 

@@ -186,8 +186,9 @@ def test_a_folder_that_cannot_be_made_is_a_line_in_the_log(
 
 
 async def test_the_duty_publishes_at_its_interval_and_ends_the_run(
-    offline: None, begin: Callable[..., WandbRun]
+    offline: None, begin: Callable[..., WandbRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("compute.telemetry.wandb_run._CLOSE_SECONDS", SECONDS)
     run, clock, made = begin(), ManualClock(), 0
 
     async def content() -> dict[str, Any]:

@@ -19,7 +19,7 @@ from compute.update.clone import Clone
 from compute.update.decision import Stay, Take, decide
 
 ROOT = Path(__file__).resolve().parents[3]
-_SECONDS = 90.0
+SECONDS = 90.0
 # What the small neuron and its self-test need; the rest would only make each start slow.
 _KEPT = (
     *("__init__", "clock", "config", "duty", "errors", "neuron", "reasons", "scoring", "options/*", "update/*"),
@@ -170,7 +170,7 @@ class Lab:
         return json.loads(files[0].read_text()) if files else {}
 
     def until(self, condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + _SECONDS
+        deadline = time.monotonic() + SECONDS
         while not condition():
             assert time.monotonic() < deadline, f"not in time: {what}\n{self.log()[-6000:]}"
             time.sleep(0.05)

@@ -101,9 +101,13 @@ def test_a_program_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) 
     starts = "import subprocess, time\np = subprocess.Popen(['sleep', '1000'])\n"
     hangs = f"{starts}open({str(child)!r}, 'w').write(str(p.pid))\ntime.sleep(1000)\n"
     (tmp_path / "neurons" / "miner.py").write_text(hangs)
-    with pytest.raises(UpdateError, match="was not done after 3 s") as caught:
-        check.self_test(tmp_path, sys.executable, "miner", [], seconds=3.0)
-    assert caught.value.reason is UpdateReason.CHECK_TIMEOUT
+    # Three seconds are enough to start a child, but for a machine that does too much else.
+    for seconds in (3, 30):
+        with pytest.raises(UpdateError, match=f"was not done after {seconds} s") as caught:
+            check.self_test(tmp_path, sys.executable, "miner", [], seconds=seconds)
+        assert caught.value.reason is UpdateReason.CHECK_TIMEOUT
+        if child.exists():
+            break
     # It has been killed, and ends in a moment. Who inherits it may leave it a zombie.
     deadline = time.monotonic() + 30
     with contextlib.suppress(psutil.NoSuchProcess):
