@@ -100,7 +100,9 @@ async def test_weights_are_set_read_back_and_journaled(start: Start) -> None:
     assert await validator.set() == SetResult(Outcome.CONFIRMED, WEIGHTS)
     assert await validator.chain.held_weights(0) == WEIGHTS
     assert (validator.entry().state, validator.entry().weights) == (WeightsState.CONFIRMED, WEIGHTS)
+    first = validator.entry().id
     assert (await validator.set()).outcome is Outcome.TOO_EARLY
+    assert validator.entry().id == first, "the chain is not even asked"
     validator.wait_for_the_rate_limit()
     assert (await validator.set({4: 1.0})).outcome is Outcome.CONFIRMED
     assert await validator.chain.held_weights(0) == {4: 65535}
