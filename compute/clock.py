@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from datetime import datetime, timezone
 from typing import Protocol
@@ -69,10 +68,8 @@ class ManualClock:
         self._sleepers.append(sleeper)
         try:
             await sleeper[1].wait()
-        except asyncio.CancelledError:
-            with contextlib.suppress(ValueError):
-                self._sleepers.remove(sleeper)
-            raise
+        finally:
+            self._sleepers = [each for each in self._sleepers if each is not sleeper]
 
 
 def utc(moment: float) -> str:

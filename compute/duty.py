@@ -37,6 +37,7 @@ async def repeat(name: str, work: Callable[[], Awaitable[object]], *, clock: Clo
             backoff = min(2 * backoff, _MAX_BACKOFF_SECONDS)
             logger.warning("%s: %s; next try in %.1f s", name, error, backoff)
         except Exception:
+            # A bug in one duty ends neither the others nor this one; an update that is on trial counts it.
             DUTY_FAILURES.labels(name).inc()
             unexpected[name] += 1
             backoff = min(2 * backoff, _MAX_BACKOFF_SECONDS)

@@ -91,6 +91,7 @@ def run_neuron(main: Callable[[], Awaitable[None]]) -> int:
         logger.error("%s", error)
         return EXIT_CRASH
     except Exception:
+        # The end of the process: into the log, not to stderr alone.
         logger.exception("the neuron failed")
         return EXIT_CRASH
     return EXIT_OK

@@ -171,12 +171,11 @@ class Database:
             StoreEmpty: with ``read_only``: it has no tables at all.
         """
         if self._read_only:
-            versions: dict[str, int] = {}
-            if self.query("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'"):
-                versions.update(tuple(row) for row in self.query("SELECT component, version FROM schema_version"))
-            if not versions:
+            is_begun = self.query("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'")
+            rows = self.query("SELECT component, version FROM schema_version") if is_begun else []
+            if not rows:
                 raise StoreEmpty(f"database {self.path!r} is empty: start the neuron, or name another with --database")
-            found = versions.get(component, 0)
+            found = next((int(row["version"]) for row in rows if row["component"] == component), 0)
             if found != len(scripts):
                 raise StoreError(
                     f"database {self.path!r} holds version {found} of {component!r}, this code knows {len(scripts)}: "

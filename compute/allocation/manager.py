@@ -466,6 +466,7 @@ class LeaseManager:
                     logger.warning("the machine cannot be looked after: %s", error)
                 told = str(error)
             except Exception:
+                # A machine that nobody looks after would stay down for the rest of its lease.
                 logger.exception("looking after the machine went wrong")
 
     async def _reconcile(self) -> None:

@@ -78,6 +78,7 @@ class AllocateService:
         except StoreError as error:
             logger.error("an Allocate of %s could not be answered: %s", call.hotkey, error)
         except Exception:
+            # The caller is a stranger: what went wrong is for the operator's log alone.
             logger.exception("an Allocate of %s could not be answered", call.hotkey)
         return self._refused(LeaseError(Refusal.INTERNAL_ERROR, "the miner has a problem; its operator can see which"))
 

@@ -79,6 +79,7 @@ async def _call(identity: Any, name: str, params: Any, methods: Mapping[str, Met
     except PoolError as error:
         return _failure(identity, error.code, error.message, error.data)
     except Exception:
+        # Whatever a client sends, it gets an answer, and the chain goes on.
         logger.exception("method %s failed", name)
         return _failure(identity, INTERNAL_ERROR, f"Internal error in {name}: see the node's log")
     return {"jsonrpc": "2.0", "id": identity, "result": result}

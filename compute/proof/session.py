@@ -284,6 +284,7 @@ class _Machine:
         try:
             await stack.aclose()
         except Exception:
+            # The verdict is found; the machine's last words do not change it.
             logger.exception("closing the connection to %s failed", self._target.hotkey)
 
 

@@ -53,6 +53,7 @@ def run(role: str, main: Callable[[Sequence[str]], int]) -> NoReturn:
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except Exception:
+        # A release that is on trial and ends so is taken back below.
         traceback.print_exc()
         code = 1
     if on_trial:

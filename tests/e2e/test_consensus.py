@@ -6,7 +6,6 @@ one miner that has nothing, through the same SDK.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -27,6 +26,8 @@ from compute.store import Database
 from compute.validator.facts import FactStore
 from compute.validator.status import MinerRow, miner_rows
 from compute.weights import U16_MAX, WeightRules, matches, to_chain
+
+from . import waiting
 
 pytestmark = pytest.mark.e2e
 
@@ -94,17 +95,7 @@ class Subnet(Stage):
         return matches(to_chain({row.uid: row.score for row in rows.values()}, WeightRules(), len(neurons)), held)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async def poll() -> None:
-            while not condition():
-                fallen = self.fallen()
-                assert fallen is None, self.log_tail(fallen or "")
-                await asyncio.sleep(0.5)
-
-        try:
-            await asyncio.wait_for(poll(), _SECONDS)
-        except asyncio.TimeoutError:
-            found = {name: {who: str(row) for who, row in self.rows(name).items()} for name in AGREEING}
-            pytest.fail(f"after {_SECONDS:.0f} s the validators' databases say: {found}")
+        await waiting.until(self, condition, _SECONDS, lambda: {name: self.rows(name) for name in AGREEING})
 
 
 def forgiving(calibration: Calibration) -> Calibration:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
+
+from .demos import demo
 
 pytestmark = pytest.mark.e2e
 
 _SECONDS = 600
 
 
-def test_the_demo_pays_the_honest_and_nobody_else() -> None:
-    command = [sys.executable, "-m", "compute.localnet", "demo", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            output, errors = process.communicate(timeout=_SECONDS)
-        except subprocess.TimeoutExpired:
-            # So that it ends the processes of its subnet.
-            process.terminate()
-            output, errors = process.communicate()
+def test_the_demo_pays_the_honest_and_nobody_else(tmp_path: Path) -> None:
+    with demo(tmp_path, "--json") as process:
+        output, errors = process.communicate(timeout=_SECONDS)
     assert process.returncode == 0, errors
     result = json.loads(output)
 

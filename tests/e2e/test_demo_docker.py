@@ -6,10 +6,9 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from docker.client import DockerClient
 from compute.errors import ConfigError
 from compute.localnet.demo.stage import Stage
 from compute.miner.machine import docker_host
+
+from .demos import demo
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker]
 
@@ -40,23 +41,6 @@ def an_engine(tmp_path_factory: pytest.TempPathFactory) -> None:
 def engine() -> Iterator[DockerClient]:
     with closing(DockerClient(base_url=docker_host())) as client:
         yield client
-
-
-@contextmanager
-def demo(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """The demo as a process that keeps everything in ``folder``."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "compute.localnet", "demo", "--docker", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(folder)},
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.terminate()
 
 
 def until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -85,7 +69,7 @@ def containers_of(engine: DockerClient, hotkeys: set[str]) -> list[Any]:
 
 def test_the_same_story_in_containers(engine: DockerClient, tmp_path: Path) -> None:
     begun = int(time.time())
-    with demo(tmp_path, "--json", "--keep") as process:
+    with demo(tmp_path, "--docker", "--json", "--keep") as process:
         assert process.stdout is not None
         text = ""
         while not text.endswith("\n}\n"):
@@ -121,7 +105,7 @@ def test_the_same_story_in_containers(engine: DockerClient, tmp_path: Path) -> N
 
 
 def test_an_interrupted_demo_leaves_no_container(engine: DockerClient, tmp_path: Path) -> None:
-    with demo(tmp_path) as process:
+    with demo(tmp_path, "--docker") as process:
         until(lambda: containers_of(engine, {hotkey_of(name, tmp_path) for name in HONEST}), process)
         hotkeys = {hotkey_of(name, tmp_path) for name in HONEST}
         # The terminal is closed, by somebody who has been leaning on Ctrl-C.
@@ -139,7 +123,7 @@ def test_an_interrupted_demo_leaves_no_container(engine: DockerClient, tmp_path:
 
 def test_without_an_engine_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    with demo(tmp_path) as process:
+    with demo(tmp_path, "--docker") as process:
         _, said = process.communicate(timeout=_SECONDS)
     assert process.returncode == 1
     assert "no Docker engine answers" in said

@@ -3,12 +3,12 @@ left is proven at once."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from compute.reasons import ProofReason
 from compute.store import Database
 from compute.validator.facts import FactStore
 from compute.validator.status import MinerRow, miner_rows
+
+from . import waiting
 
 pytestmark = pytest.mark.e2e
 
@@ -48,29 +50,24 @@ async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         stage.close()
 
 
+def validators_database(stage: Stage) -> closing[Database]:
+    return closing(Database(stage.database_path(VALIDATOR)))
+
+
 def row(stage: Stage) -> MinerRow | None:
-    database = Database(stage.database_path(VALIDATOR))
-    try:
+    with validators_database(stage) as database:
         return next(iter(miner_rows(FactStore(database))), None)
-    finally:
-        database.close()
 
 
 def notices(stage: Stage) -> list[str]:
-    database = Database(stage.database_path(VALIDATOR))
-    try:
+    with validators_database(stage) as database:
         return [found["details"] for found in database.query("SELECT details FROM notice WHERE kind = 'DEALLOCATION'")]
-    finally:
-        database.close()
 
 
 def is_known_as_leased(stage: Stage) -> bool:
     """Whether the validator has seen what the machine is since it is leased."""
-    database = Database(stage.database_path(VALIDATOR))
-    try:
+    with validators_database(stage) as database:
         return bool(FactStore(database).leased())
-    finally:
-        database.close()
 
 
 def renter(stage: Stage, *words: str) -> Any:
@@ -85,16 +82,7 @@ def renter(stage: Stage, *words: str) -> Any:
 
 
 async def until(stage: Stage, condition: Callable[[], bool]) -> None:
-    async def poll() -> None:
-        while not condition():
-            fallen = stage.fallen()
-            assert fallen is None, stage.log_tail(fallen or "")
-            await asyncio.sleep(0.2)
-
-    try:
-        await asyncio.wait_for(poll(), _SECONDS)
-    except asyncio.TimeoutError:
-        raise AssertionError(f"{row(stage)}\n{stage.log_tail(VALIDATOR)}") from None
+    await waiting.until(stage, condition, _SECONDS, lambda: f"{row(stage)}\n{stage.log_tail(VALIDATOR)}")
 
 
 async def test_a_lease_whose_hardware_changes_ends(stage: Stage) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +20,8 @@ from compute.reasons import ProofReason
 from compute.store import Database
 from compute.validator.facts import FactStore, WeightsState
 from compute.validator.status import MinerRow, miner_rows
+
+from . import waiting
 
 pytestmark = pytest.mark.e2e
 
@@ -71,13 +72,7 @@ class Subnet:
         return holder is not None and holder.state is LeaseState.ACTIVE
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async def poll() -> None:
-            while not condition():
-                fallen = self.stage.fallen()
-                assert fallen is None, self.stage.log_tail(fallen or "")
-                await asyncio.sleep(0.2)
-
-        await asyncio.wait_for(poll(), _SECONDS)
+        await waiting.until(self.stage, condition, _SECONDS, self.rows)
 
     def kill(self, name: str) -> None:
         process = self.stage.processes.pop(name)

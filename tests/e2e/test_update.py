@@ -3,10 +3,8 @@ then one that passes its check and does not start."""
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from compute.store import Database
 from compute.validator.facts import FactStore, WeightsState
 from compute.validator.status import miner_rows
 
+from . import waiting
 from .releases import Releases, git
 
 pytestmark = pytest.mark.e2e
@@ -94,12 +93,10 @@ class Subnet:
         return done.stdout.strip()
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + _SECONDS
-        while not condition():
-            tails = {name: self.stage.log_tail(name) for name in self.stage.processes}
-            assert self.stage.fallen() is None, tails
-            assert time.monotonic() < deadline, f"not in time: {what}: {tails}"
-            await asyncio.sleep(0.3)
+        def seen() -> object:
+            return what, {name: self.stage.log_tail(name) for name in self.stage.processes}
+
+        await waiting.until(self.stage, condition, _SECONDS, seen)
 
 
 def split(words: tuple[str, ...]) -> tuple[list[str], list[str], list[str]]:

@@ -34,6 +34,19 @@ async def miner(tmp_path: Path, miner_type: Any, until: Any) -> AsyncIterator[An
     await miner.close()
 
 
+@pytest.fixture
+def reserving(miner: Any, alice: Owner, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """While it is not set, what alice asks for is not written down."""
+    written, reserve = threading.Event(), miner.store.reserve
+
+    def slow(lease: Any, *arguments: Any, **named: Any) -> Any:
+        assert lease.owner != alice or written.wait(10)
+        return reserve(lease, *arguments, **named)
+
+    monkeypatch.setattr(miner.store, "reserve", slow)
+    return written
+
+
 def waiting(miner: Any) -> MachineOrder:
     order: MachineOrder
     (order,) = miner.runtime.prepared.values()
@@ -114,15 +127,8 @@ async def test_of_two_at_once_one_gets_it(miner: Any, alice: Owner, bob: Owner, 
 
 
 async def test_it_makes_way_for_whoever_was_faster_than_the_one_who_asked_for_it(
-    miner: Any, alice: Owner, bob: Owner, request_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+    miner: Any, alice: Owner, bob: Owner, request_of: Any, until: Any, reserving: threading.Event
 ) -> None:
-    gate, reserve = threading.Event(), miner.store.reserve
-
-    def slow(lease: Any, *arguments: Any, **named: Any) -> Any:
-        assert lease.owner != alice or gate.wait(10)
-        return reserve(lease, *arguments, **named)
-
-    monkeypatch.setattr(miner.store, "reserve", slow)
     asking = asyncio.create_task(miner.manager.allocate(whole(request_of(alice))))
     await until(lambda: not miner.manager.is_ready)
     miner.runtime.calls.clear()
@@ -130,7 +136,7 @@ async def test_it_makes_way_for_whoever_was_faster_than_the_one_who_asked_for_it
     # It has the port.
     assert miner.runtime.calls == ["stop", "start"]
     assert miner.runtime.prepared == {}
-    gate.set()
+    reserving.set()
     with pytest.raises(LeaseError) as refused:
         await asking
     assert refused.value.reason is Refusal.BUSY
@@ -140,21 +146,14 @@ async def test_it_makes_way_for_whoever_was_faster_than_the_one_who_asked_for_it
 
 
 async def test_no_second_one_is_made_while_one_is_asked_for(
-    miner: Any, alice: Owner, request_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+    miner: Any, alice: Owner, request_of: Any, until: Any, reserving: threading.Event
 ) -> None:
-    gate, reserve = threading.Event(), miner.store.reserve
-
-    def slow(*arguments: Any, **named: Any) -> Any:
-        assert gate.wait(10)
-        return reserve(*arguments, **named)
-
-    monkeypatch.setattr(miner.store, "reserve", slow)
     asking = asyncio.create_task(miner.manager.allocate(whole(request_of(alice))))
     await until(lambda: not miner.manager.is_ready)
     # As where the scheduler looks just now.
     assert not miner.manager._machine.standby.is_due
     await miner.manager._machine.stand_ready()
-    gate.set()
+    reserving.set()
     await asking
     assert [call for call in miner.runtime.calls if call != "renew"] == ["list", "prepare", "start"]
 
@@ -175,20 +174,13 @@ async def test_one_that_was_not_reserved_after_all_is_the_next_ones(
 
 
 async def test_a_caller_who_goes_while_it_is_reserved_takes_nothing_along(
-    miner: Any, alice: Owner, request_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+    miner: Any, alice: Owner, request_of: Any, until: Any, reserving: threading.Event
 ) -> None:
     ready = waiting(miner)
-    gate, reserve = threading.Event(), miner.store.reserve
-
-    def slow(*arguments: Any, **named: Any) -> Any:
-        gate.wait(10)
-        return reserve(*arguments, **named)
-
-    monkeypatch.setattr(miner.store, "reserve", slow)
     asking = asyncio.create_task(miner.manager.allocate(whole(request_of(alice))))
     await until(lambda: not miner.manager.is_ready)
     asking.cancel()
-    gate.set()
+    reserving.set()
     await until(lambda: miner.states() == [LeaseState.RESERVED])
     assert (await miner.manager.allocate(whole(request_of(alice)))).lease.lease_id == ready.lease_id
 

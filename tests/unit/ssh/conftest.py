@@ -68,7 +68,7 @@ class _Transport(paramiko.Transport):
     due: threading.Thread | None = None
 
     def _send_user_message(self, data: paramiko.Message) -> None:
-        super()._send_user_message(data)  # type: ignore[misc]
+        super()._send_user_message(data)  # type: ignore[misc]  # the type stubs leave it out
         if self.due is not None and data.asbytes()[:1] == paramiko.common.cMSG_CHANNEL_SUCCESS:
             self.due.start()
             self.due = None

@@ -163,11 +163,11 @@ def test_who_has_found_a_release_keeps_its_turn_until_it_has_switched_or_ended(
     clone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer = Offer("refs/heads/main", "b" * 40, "b" * 40, Relation.DESCENDANT)
-    there = SimpleNamespace(state=clone / "state", look=lambda: None)
+    there: Any = SimpleNamespace(state=clone / "state", look=lambda: None)
     monkeypatch.setattr(self_update, "decide", lambda look: Take(offer))
     monkeypatch.setattr(self_update, "check", lambda *_: Release("a" * 40, offer))
     one, two = (update_of(ManualClock()) for _ in range(2))
-    one._clone = two._clone = there  # type: ignore[assignment]
+    one._clone = two._clone = there
     assert one._look()
     # It waits for a safe moment, and ends its service: its trial is not written yet.
     assert not two._look()
