@@ -25,7 +25,7 @@ $(STAMP): requirements.txt requirements-dev.txt setup.py pyproject.toml
 	@touch $(STAMP)
 
 demo: install ## a whole subnet on this machine: chain, validator, miners, a rental; DOCKER=1: in containers
-	@$(BIN)/python -m compute.localnet demo $(if $(filter-out 0,$(DOCKER)),--docker) $(ARGS)
+	@$(BIN)/python -m compute.demo $(if $(filter-out 0,$(DOCKER)),--docker) $(ARGS)
 
 test: test-fast test-e2e ## all tests
 
@@ -39,7 +39,7 @@ check: install ## format, lint, types, and whether documentation and code say th
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not e2e" tests/unit/test_docs.py tests/unit/test_docs_architecture.py tests/e2e/test_commands.py
+	$(BIN)/python -m pytest -m "not e2e" tests/unit/test_docs.py tests/unit/test_architecture.py tests/e2e/test_commands.py
 
 format: install ## rewrite the files as `check` wants them
 	$(BIN)/ruff format .

@@ -45,7 +45,7 @@ class Synapse(bittensor.Synapse):
 
 
 class Specs(Synapse):
-    """ "What is your hardware?" The answer, ``specs_output``, is JSON text (see ``compute.specs``)."""
+    """ "What is your hardware?" The answer, ``specs_output``, is JSON text (see ``compute.wire.specs``)."""
 
     specs_input: str = ""
     specs_output: str = ""
@@ -69,8 +69,8 @@ class Allocate(Synapse):
     ============  =================  ============  =====================================================
 
     ``output`` carries ``status: bool``, ``port: int``, on success ``info`` (base64 of RSA-OAEP-SHA256 under
-    ``public_key``), and on refusal ``reason`` (``compute.reasons.Refusal``) with a ``message``.
-    ``body_signature`` is this project's own, optional: see ``compute.signing``.
+    ``public_key``), and on refusal ``reason`` (``compute.base.reasons.Refusal``) with a ``message``.
+    ``body_signature`` is this project's own, optional: see ``compute.wire.signing``.
     """
 
     timeline: int = 0

@@ -16,8 +16,8 @@ from compute.update import guard
 def main(argv: Sequence[str]) -> int:
     """Run with ``argv`` (without the program's name); returns the exit code."""
     # Not before the guard has begun: it watches over these imports too.
-    from compute.neuron import load_environment
-    from compute.options import parse_miner
+    from compute.base.process import load_environment
+    from compute.miner.options import parse_miner
 
     load_environment()
     options = parse_miner(argv, os.environ)

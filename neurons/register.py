@@ -10,8 +10,8 @@ from typing import NoReturn
 # The code of this clone, as the neurons do it.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from compute.neuron import load_environment
-from compute.renter import cli
+from compute.base.process import load_environment
+from compute.cli import main as cli
 from compute.update.guard import leave
 
 

@@ -16,8 +16,8 @@ from compute.update import guard
 def main(argv: Sequence[str]) -> int:
     """Run with ``argv`` (without the program's name); returns the exit code."""
     # Not before the guard has begun: it watches over these imports too.
-    from compute.neuron import load_environment
-    from compute.options import parse_validator
+    from compute.base.process import load_environment
+    from compute.validator.options import parse_validator
 
     load_environment()
     options = parse_validator(argv, os.environ)

@@ -16,19 +16,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import bittensor
+from benches.leases import lease_bench
+from benches.proof import bench as proof_bench
+from benches.validator import bench as subnet_bench
 
-from compute.allocation.bench import lease_bench
-from compute.console import Column, Output
-from compute.localnet.crowd import OpenGate
+from compute.base.console import Column, Output
 from compute.localnet.process import NodeProcess
-from compute.miner.machine import docker_host
-from compute.options.miner import IMAGE
-from compute.proof.bench import bench as proof_bench
+from compute.miner.hardware import docker_host
+from compute.miner.options import IMAGE
 from compute.protocol import Allocate
-from compute.transport.caller import DendriteCaller
-from compute.transport.peer import Peer
-from compute.transport.server import AxonServer, RequestContext
-from compute.validator.bench import bench as subnet_bench
+from compute.testing.crowd import OpenGate
+from compute.wire.client import DendriteCaller
+from compute.wire.peer import Peer
+from compute.wire.server import AxonServer, RequestContext
 
 _RESULT = Path("build") / "bench.json"
 _RUNS = 20

@@ -22,18 +22,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+import hashcat
 import yaml
+from benches.proof import verification
 
-from compute import hashcat
-from compute.config import load_config
-from compute.console import Column, Output
-from compute.errors import ComputeError
-from compute.proof.bench import verification
+from compute.base.console import Column, Output
+from compute.base.errors import ComputeError
+from compute.base.reasons import ProofReason
+from compute.incentive.config import load_config
 from compute.proof.calibrate import Calibration, calibrate_cpu, calibrate_cuda
 from compute.proof.fingerprint import nearest_model
 from compute.proof.models import DeviceMeasurement
 from compute.proof.statement import dims_for
-from compute.reasons import ProofReason
 
 T = TypeVar("T")
 

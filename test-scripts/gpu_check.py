@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from compute.errors import NotFound, ProofError
+from compute.base.errors import NotFound, ProofError
+from compute.base.reasons import ProofReason
 from compute.proof.calibrate import Calibration, calibrate, calibrate_cuda, devices_here, prove_here
 from compute.proof.models import CPU_MODEL, Claim, GpuModel, MachineVerdict, ProofSettings
 from compute.proof.statement import dims_for
-from compute.reasons import ProofReason
 
 _SCRIPT = str(Path(__file__).resolve())
 _RESULT = Path(__file__).resolve().parents[1] / "build" / "gpu_check.json"
@@ -240,7 +240,7 @@ def serve_without_c() -> None:
 def _inspect(report: Report, calibration: Calibration) -> None:
     _say("computing C here and comparing it")
     # Not before now: it loads torch into this process, and its memory is counted against the proofs above.
-    from compute.proof.inspection import Inspection
+    from gpu_inspection import Inspection
 
     dims = dims_for(calibration.model, calibration.settings)
     inspection = Inspection(calibration.settings.device, dims, secrets.token_bytes(32))

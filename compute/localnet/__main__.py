@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compute.errors import ComputeError
-from compute.localnet.demo.arguments import DESCRIPTION as DEMO_DESCRIPTION
-from compute.localnet.demo.arguments import add_arguments as add_demo
+from compute.base.errors import ComputeError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,7 +22,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_node(commands.add_parser("node", help="run a chain node on 127.0.0.1", description=_NODE_DESCRIPTION))
     commands.add_parser("config", help="print a config.yaml that pays this machine's cores", description=_CONFIG)
     _add_register(commands.add_parser("register", help="put a wallet on a localnet", description=_REGISTER))
-    add_demo(commands.add_parser("demo", help="a whole subnet on this machine", description=DEMO_DESCRIPTION))
     return parser
 
 
@@ -99,7 +96,7 @@ def _run_node(options: argparse.Namespace) -> int:
     import asyncio
     import logging
 
-    from compute.localnet.node import Node, NodeOptions
+    from compute.localnet.rpc.node import Node, NodeOptions
 
     level = logging.DEBUG if options.verbose else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -123,12 +120,6 @@ def _run_node(options: argparse.Namespace) -> int:
     )
     asyncio.run(node.run())
     return 0
-
-
-def _run_demo(options: argparse.Namespace) -> int:
-    from compute.localnet.demo import main as demo
-
-    return demo.run(options)
 
 
 def _port(text: str) -> int:
@@ -191,7 +182,7 @@ def _run_config(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"node": _run_node, "config": _run_config, "register": _run_register, "demo": _run_demo}
+_COMMANDS = {"node": _run_node, "config": _run_config, "register": _run_register}
 
 
 if __name__ == "__main__":

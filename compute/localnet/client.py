@@ -8,7 +8,7 @@ from typing import Any
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from compute.errors import ChainError, ChainUnreachable
+from compute.base.errors import ChainError, ChainUnreachable
 
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
@@ -32,7 +32,7 @@ class LocalnetClient:
         return str(self.call("localnet_stake", netuid, hotkey, rao))
 
     def set_hyperparameter(self, netuid: int, name: str, value: int | bool) -> str:
-        """Change a field of ``compute.localnet.state.Hyperparameters``."""
+        """Change a field of ``compute.localnet.pallet.state.Hyperparameters``."""
         return str(self.call("localnet_setHyperparameter", netuid, name, value))
 
     def advance(self, blocks: int) -> int:

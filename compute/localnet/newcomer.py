@@ -7,7 +7,7 @@ from typing import Any
 
 import bittensor
 
-from compute.errors import ComputeError, ConfigError
+from compute.base.errors import ComputeError, ConfigError
 from compute.localnet.client import LocalnetClient
 
 RAO = 10**9

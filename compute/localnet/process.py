@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from compute.child_environment import child_environment
-from compute.errors import ChainUnreachable
+from compute.base.errors import ChainUnreachable
+from compute.base.process import child_environment
 from compute.localnet.client import LocalnetClient
 
 _START_SECONDS = 60.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from compute.config import load_config
+from compute.incentive.config import load_config
 from compute.proof.calibrate import Calibration
 from compute.proof.models import CPU_MODEL
 

@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from compute.access import AccessPolicy, RateLimiter, decide, enforced_version, priority
-from compute.chain import Metagraph, Neuron
-from compute.clock import Clock
-from compute.reasons import AccessReason
-from compute.telemetry.metrics import REQUESTS_REFUSED
-from compute.versions import OWN
+from compute.base.clock import Clock
+from compute.base.metrics import REQUESTS_REFUSED
+from compute.base.reasons import AccessReason
+from compute.chain.access_lists import enforced_version
+from compute.chain.subtensor import Metagraph, Neuron
+from compute.chain.versions import OWN
+from compute.miner.access import AccessPolicy, RateLimiter, decide, priority
 
 logger = logging.getLogger(__name__)
 

@@ -8,37 +8,39 @@ import os
 from pathlib import Path
 from typing import Any
 
-from compute import __version__, receipts
-from compute.access import AccessPolicy
-from compute.allocation.docker_engine import DockerEngine
-from compute.allocation.docker_options import DockerSettings
-from compute.allocation.docker_runtime import DockerRuntime
-from compute.allocation.keys import SecretBox
-from compute.allocation.leases import LeaseStore
-from compute.allocation.local import LocalRuntime
-from compute.allocation.manager import LeaseManager
-from compute.allocation.runtime import LeaseKind, Runtime
-from compute.allocation.service import AllocateService
-from compute.chain import SubtensorChain
-from compute.clock import SystemClock
-from compute.config import load_config
-from compute.duty import beside, repeat
-from compute.hardware import Hardware
-from compute.keypairs import verify_signature
+from compute import __version__
+from compute.base import logs, metrics
+from compute.base.clock import SystemClock
+from compute.base.process import load_wallet, run_neuron
+from compute.base.reasons import ProofReason
+from compute.base.store import Database, data_folder
+from compute.base.tasks import beside, repeat
+from compute.chain.subtensor import SubtensorChain
+from compute.chain.versions import REFRESH_SECONDS, VersionFile
+from compute.incentive.config import Config, load_config
+from compute.incentive.scoring import ALLOCATION_MULTIPLIER, score
+from compute.miner.access import AccessPolicy
+from compute.miner.allocate_handler import AllocateService
 from compute.miner.gate import MinerGate
-from compute.miner.machine import docker_host, hardware_of, say_what_it_earns
+from compute.miner.hardware import Hardware, docker_host, hardware_of
+from compute.miner.leases.manager import LeaseManager
+from compute.miner.leases.store import LeaseStore
+from compute.miner.options import MinerOptions, RuntimeKind
+from compute.miner.runtimes.base import LeaseKind, Runtime
+from compute.miner.runtimes.docker import DockerRuntime
+from compute.miner.runtimes.docker_engine import DockerEngine
+from compute.miner.runtimes.docker_options import DockerSettings
+from compute.miner.runtimes.local import LocalRuntime
 from compute.miner.service import MinerService
-from compute.neuron import load_wallet, run_neuron
-from compute.options import MinerOptions, RuntimeKind
-from compute.receipts import Receipt
-from compute.signing import SignerMemory
-from compute.store import Database, data_folder
-from compute.telemetry import logs, metrics, wandb_run
-from compute.telemetry.collectors import MinerCollector
-from compute.telemetry.content import miner_content
-from compute.transport.server import AxonServer
+from compute.miner.telemetry import MinerCollector, miner_content
+from compute.telemetry import wandb_run
 from compute.update.self_update import SelfUpdate
-from compute.versions import REFRESH_SECONDS, VersionFile
+from compute.wire import receipts
+from compute.wire.keys import SecretBox
+from compute.wire.receipts import Receipt
+from compute.wire.server import AxonServer
+from compute.wire.signing import SignerMemory, verify_signature
+from compute.wire.specs import MachineSpecs, claim_of
 
 logger = logging.getLogger(__name__)
 
@@ -175,3 +177,15 @@ def key_file_of(options: MinerOptions) -> Path:
     folder = data_folder(options.database)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder / "lease.key"
+
+
+def say_what_it_earns(machine: MachineSpecs, config: Config) -> None:
+    """Log what a validator with this configuration would score, once the machine has proven what it claims."""
+    claim = claim_of(machine, config.aliases)
+    gpu, count = (claim.gpu, claim.count) if claim is not None else (None, 0)
+    worth = score(gpu, count, gpu_scores=config.scores)
+    details = {"gpu": gpu, "count": count, "free": worth.total, "rented": ALLOCATION_MULTIPLIER * worth.total}
+    if worth.reason is ProofReason.OK:
+        logger.info("what this machine scores if it proves itself", extra=details)
+    else:
+        logger.warning("validators pay nothing for this machine", extra={**details, "reason": worth.reason})

@@ -7,20 +7,20 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from compute import __version_as_int__, signing
-from compute.allocation.service import AllocateCall, AllocateService
-from compute.chain import Chain
-from compute.clock import Clock
-from compute.duty import repeat
-from compute.errors import ExtrinsicRefused, NotRegistered, StoreError
-from compute.hardware import Hardware
-from compute.keypairs import verify_signature
+from compute import __version_as_int__
+from compute.base.clock import Clock
+from compute.base.errors import ExtrinsicRefused, NotRegistered, StoreError
+from compute.base.reasons import Refusal
+from compute.base.tasks import repeat
+from compute.chain.subtensor import Chain
+from compute.miner.allocate_handler import AllocateCall, AllocateService
 from compute.miner.gate import MinerGate
+from compute.miner.hardware import Hardware
 from compute.protocol import Allocate, Challenge, Specs
-from compute.reasons import Refusal
-from compute.signing import Signer, SignerMemory
-from compute.specs import MachineSpecs, hardware_changes
-from compute.transport.server import AxonServer, RequestContext
+from compute.wire import signing
+from compute.wire.server import AxonServer, RequestContext
+from compute.wire.signing import Signer, SignerMemory, verify_signature
+from compute.wire.specs import MachineSpecs, hardware_changes
 
 logger = logging.getLogger(__name__)
 

@@ -6,15 +6,15 @@ import sys
 import time
 from typing import Any
 
-from compute.allocation.keys import SecretBox
-from compute.allocation.leases import Lease, LeaseStore
-from compute.clock import duration, utc_short
-from compute.console import Column, Output
-from compute.errors import ComputeError, StoreEmpty
-from compute.miner.machine import hardware_of
-from compute.neuron import EXIT_CONFIG, EXIT_OK
-from compute.options import MinerOptions
-from compute.store import Database
+from compute.base.clock import duration, utc_short
+from compute.base.console import Column, Output
+from compute.base.errors import ComputeError, StoreEmpty
+from compute.base.process import EXIT_CONFIG, EXIT_OK
+from compute.base.store import Database
+from compute.miner.hardware import hardware_of
+from compute.miner.leases.store import Lease, LeaseStore
+from compute.miner.options import MinerOptions
+from compute.wire.keys import SecretBox
 
 SHOWN_LEASES = 10
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from compute.clock import Clock
+from compute.base.clock import Clock
 from compute.notices.notice import Channel
 from compute.notices.outbox import Outbox, Waiting
 

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from enum import Enum
 from urllib.parse import urlsplit
 
-from compute.errors import ConfigError
+from compute.base.errors import ConfigError
 
 DEALLOCATION_VARIABLE = "DEALLOCATION_NOTIFY_URL"
 STATUS_VARIABLE = "STATUS_NOTIFY_URL"

@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from compute.base.store import Database
 from compute.notices.notice import Channel, Notice, NoticeKind
 from compute.notices.rentals import Known, Seen, changes
-from compute.store import Database
 
 FIRST_PAUSE_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 3600.0

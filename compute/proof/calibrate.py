@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, dataclass, fields, replace
 
-from compute.clock import SystemClock
-from compute.errors import ProofError
+from compute.base.clock import SystemClock
+from compute.base.errors import ProofError
+from compute.base.reasons import ProofReason
 from compute.proof.bootstrap import bootstrap_argv
 from compute.proof.conversation import Conversation
 from compute.proof.frames import Hello
@@ -18,7 +19,6 @@ from compute.proof.models import CPU_MODEL, Claim, DeviceKind, GpuModel, Machine
 from compute.proof.pipes import local_worker
 from compute.proof.session import Target, prove_batch
 from compute.proof.statement import dims_for
-from compute.reasons import ProofReason
 
 CPU_SETTINGS = ProofSettings(
     device="cpu",

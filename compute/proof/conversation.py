@@ -12,16 +12,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from compute.channel import Channel
-from compute.clock import Clock
-from compute.errors import FrameError, ProofError, SshError, SshTimeout, SshUnreachable
+from compute.base.channel import Channel
+from compute.base.clock import Clock
+from compute.base.errors import FrameError, ProofError, SshError, SshTimeout, SshUnreachable
+from compute.base.reasons import ProofReason
 from compute.proof import frames
 from compute.proof.bootstrap import worker_source
 from compute.proof.digest import HASH_BYTES
 from compute.proof.frames import Failed, Hello, Opened, Prepared, Root
 from compute.proof.models import DeviceKind
 from compute.proof.statement import Dims
-from compute.reasons import ProofReason
 
 T = TypeVar("T", Hello, Prepared, Root, Opened)
 

@@ -6,16 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from compute.proof.models import (
-    Claim,
-    DeviceMeasurement,
-    GpuModel,
-    MachineVerdict,
-    ProofSettings,
-    TolerancePairs,
-)
+from compute.base.reasons import ProofReason
+from compute.proof.models import Claim, DeviceMeasurement, GpuModel, MachineVerdict, ProofSettings, TolerancePairs
 from compute.proof.statement import Dims, dims_for
-from compute.reasons import ProofReason
 
 # Which reason speaks for a machine whose devices failed for several: what arithmetic says comes first, then the
 # product's rate, because devices that share their computing share their memory too.

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compute.errors import FrameError
+from compute.base.errors import FrameError
+from compute.base.reasons import ProofReason
 from compute.proof.models import MAX_DEVICES, DeviceInfo
-from compute.reasons import ProofReason
 
 LENGTH_BYTES = 4
 MAX_HEADER_BYTES = 4096

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from compute.errors import ConfigError
-from compute.reasons import ProofReason
+from compute.base.errors import ConfigError
+from compute.base.reasons import ProofReason
 
 DeviceKind = Literal["cuda", "cpu"]
 

@@ -7,9 +7,9 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from compute.channel import Channel
-from compute.deadline import within
-from compute.errors import SshError, SshTimeout, SshUnreachable
+from compute.base.channel import Channel
+from compute.base.clock import within
+from compute.base.errors import SshError, SshTimeout, SshUnreachable
 from compute.proof.bootstrap import bootstrap_argv
 
 _CLOSE_SECONDS = 5.0

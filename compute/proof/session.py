@@ -15,10 +15,10 @@ from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 
-from compute.channel import Channel
-from compute.clock import Clock
-from compute.deadline import within
-from compute.errors import CallError, HostKeyMismatch, LeaseError, ProofError, SshError, SshTimeout
+from compute.base.channel import Channel
+from compute.base.clock import Clock, within
+from compute.base.errors import CallError, HostKeyMismatch, LeaseError, ProofError, SshError, SshTimeout
+from compute.base.reasons import ProofReason
 from compute.proof import generator
 from compute.proof.conversation import Conversation, Question, Timed
 from compute.proof.fingerprint import judge_device, machine_verdict
@@ -34,7 +34,6 @@ from compute.proof.models import (
 )
 from compute.proof.statement import Dims, compute_deadline_seconds, dims_for, rehash_deadline_seconds
 from compute.proof.verifier import Evidence, Projection, draw_projection, verify_device
-from compute.reasons import ProofReason
 
 logger = logging.getLogger(__name__)
 

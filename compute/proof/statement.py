@@ -6,7 +6,7 @@ import functools
 import math
 from dataclasses import dataclass
 
-from compute.errors import ConfigError
+from compute.base.errors import ConfigError
 from compute.proof.digest import BLOCK_ROWS, DIGEST_BYTES, HASH_BYTES, block_count, block_length, path_length
 from compute.proof.models import GpuModel, ProofSettings
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from compute.errors import ProofError
+from compute.base.errors import ProofError
+from compute.base.reasons import ProofReason
 from compute.proof import digest, generator
 from compute.proof.digest import BLOCK_ROWS, DIGEST_BYTES, HASH_BYTES
 from compute.proof.statement import Dims
-from compute.reasons import ProofReason
 
 _R_BOUND = 2**29
 

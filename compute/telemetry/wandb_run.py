@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from compute.clock import Clock
-from compute.duty import repeat
-from compute.signing import Signer
-from compute.telemetry.published import ENTITY, PROJECT, run_name, signed
+from compute.base.clock import Clock
+from compute.base.options.shared import NeuronOptions
+from compute.base.tasks import repeat
+from compute.wire.signing import Signer, Verifier
 
 logger = logging.getLogger(__name__)
 
@@ -161,3 +161,53 @@ class WandbRun:
                 run.finish()
             except Exception as error:  # as above
                 logger.debug("wandb: the run did not end well: %s", error)
+
+
+ENTITY = "neuralinternet"
+PROJECT = "opencompute"
+_CONTENT_TAG = b"compute-subnet published content v1\n"
+_SIGNATURES = ("signature", "content_signature")
+_INTERNAL = "_wandb"
+
+
+def signed(content: Mapping[str, Any], run_id: str, hotkey: Signer) -> dict[str, Any]:
+    """``content`` with the signatures of ``hotkey``.
+
+    ``signature`` is the network's: over sha256 of the run's id, so that it says whose run this is and nothing of what
+    is in it. ``content_signature`` covers the run's id and all the rest.
+    """
+    signature = hotkey.sign(hashlib.sha256(run_id.encode()).digest()).hex()
+    return {
+        **content,
+        "signature": signature,
+        "content_signature": hotkey.sign(_content_bytes(content, run_id)).hex(),
+    }
+
+
+def is_genuine(config: Mapping[str, Any], run_id: str, verify: Verifier) -> bool:
+    """Whether the hotkey named in a run's ``config`` has signed all of it, for this very run."""
+    hotkey = config.get("hotkey")
+    content = {key: value for key, value in config.items() if key not in (*_SIGNATURES, _INTERNAL)}
+    try:
+        signature, content_signature = (bytes.fromhex(str(config.get(name, ""))) for name in _SIGNATURES)
+        return (
+            isinstance(hotkey, str)
+            and verify(hotkey, hashlib.sha256(run_id.encode()).digest(), signature)
+            and verify(hotkey, _content_bytes(content, run_id), content_signature)
+        )
+    except (ValueError, TypeError, RecursionError):
+        return False
+
+
+def run_name(role: str, hotkey: str) -> str:
+    return f"{role}-{hotkey}"
+
+
+def _content_bytes(content: Mapping[str, Any], run_id: str) -> bytes:
+    text = json.dumps([run_id, content], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CONTENT_TAG + text.encode()
+
+
+def public_config(options: NeuronOptions) -> Mapping[str, Any]:
+    """What a neuron publishes of its command line: no address and no path, which may hold a token or a name."""
+    return {"netuid": options.netuid, "auto_update": options.auto_update}

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compute.errors import UpdateError
-from compute.reasons import UpdateReason
+from compute.base.errors import UpdateError
+from compute.base.reasons import UpdateReason
 from compute.update.clone import REQUIREMENTS, Clone
 from compute.update.decision import Offer
 from compute.update.guard import SELF_TEST

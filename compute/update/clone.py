@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from compute.errors import UpdateError
-from compute.reasons import UpdateReason
+from compute.base.errors import UpdateError
+from compute.base.reasons import UpdateReason
 from compute.update import back
 from compute.update import trial as trials
 from compute.update.decision import Facts, Offer, Relation

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from compute.reasons import UpdateReason
+from compute.base.reasons import UpdateReason
 
 MAX_TIMES = 3
 """How often a commit is tried that failed for reasons that may pass (an interruption, a network); then once a day."""

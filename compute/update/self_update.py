@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compute import duty
-from compute.clock import Clock
-from compute.errors import UpdateError
-from compute.neuron import EXIT_RESTART, StartAnew
-from compute.options.shared import NeuronOptions
-from compute.reasons import UpdateReason
+from compute.base import tasks as duty
+from compute.base.clock import Clock
+from compute.base.errors import UpdateError
+from compute.base.options.shared import NeuronOptions
+from compute.base.process import EXIT_RESTART, StartAnew
+from compute.base.reasons import UpdateReason
 from compute.update import back, guard, switching
 from compute.update import trial as trials
 from compute.update.check import Release, check, end_all

@@ -10,21 +10,19 @@ import importlib
 import json
 import os
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import compute
-from compute.config import load_config
-from compute.options import parse_miner, parse_validator
-from compute.options.shared import NeuronOptions
+from compute.incentive.config import load_config
 from compute.update.trial import ROOT
-
-PARSERS: dict[str, Callable[..., NeuronOptions]] = {"miner": parse_miner, "validator": parse_validator}
 
 
 def answer(role: str, arguments: Sequence[str]) -> int:
     """Test this code as ``role`` would run it, and answer on the descriptor; returns the exit code."""
     descriptor, nonce, *argv = arguments
-    options = PARSERS[role](argv, os.environ)
+    # By name: an update knows its two roles, and imports neither.
+    parse = getattr(importlib.import_module(f"compute.{role}.options"), f"parse_{role}")
+    options = parse(argv, os.environ)
     load_config(options.config_file)
     for module in pkgutil.walk_packages(compute.__path__, "compute."):
         if not module.name.endswith(".__main__"):

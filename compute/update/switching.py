@@ -10,8 +10,8 @@ import contextlib
 import os
 from pathlib import Path
 
-from compute.errors import UpdateError
-from compute.reasons import UpdateReason
+from compute.base.errors import UpdateError
+from compute.base.reasons import UpdateReason
 from compute.update import back
 from compute.update import trial as trials
 from compute.update.check import Release, install_for

@@ -161,6 +161,6 @@ def tree_lock() -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """One line of the log, as ``compute.telemetry.logs`` would write it."""
+    """One line of the log, as ``compute.base.logs`` would write it."""
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     print(f"{now} WARNING update: {message}", file=sys.stderr, flush=True)

@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from compute.clock import utc
-from compute.config import Config, RoundSettings
-from compute.errors import ConfigError, NotFound
+from compute.base.clock import utc
+from compute.base.errors import ConfigError, NotFound
+from compute.base.reasons import ProofReason
+from compute.incentive.config import Config, RoundSettings
+from compute.incentive.scoring import ALLOCATION_MULTIPLIER
 from compute.proof.models import DeviceMeasurement, GpuModel, ProofSettings
 from compute.proof.statement import dims_for
-from compute.reasons import ProofReason
-from compute.scoring import ALLOCATION_MULTIPLIER
-from compute.specs import SpecsError, parse_specs
-from compute.validator.facts import (
+from compute.validator.store import (
     FactStore,
     ScoreFact,
     SpecsFact,
@@ -23,10 +22,11 @@ from compute.validator.facts import (
     WeightsEntry,
     WeightsState,
 )
+from compute.wire.specs import SpecsError, parse_specs
 
 if TYPE_CHECKING:
-    from compute.renter.evidence import Rental
-    from compute.renter.records import Penalty
+    from compute.rental.evidence import Rental
+    from compute.rental.records import Penalty
 
 # Their detail says in words what the numbers say.
 _NUMBERS_SAY_IT = (ProofReason.SLOWER_THAN_CLAIMED, ProofReason.NOT_RESIDENT)

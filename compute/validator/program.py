@@ -8,43 +8,41 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from compute import __version__, __version_as_int__
-from compute.access import AccessLists
-from compute.allocation.answers import SignedAnswers
-from compute.allocation.client import AllocationClient
-from compute.allocation.keys import SecretBox
-from compute.chain import SubtensorChain
-from compute.clock import SystemClock
-from compute.config import load_config
-from compute.duty import beside, repeat
-from compute.errors import ExtrinsicRefused, StoreError
-from compute.keypairs import verify_signature
-from compute.neuron import load_wallet, run_neuron, settled
+from compute.base import logs, metrics
+from compute.base.clock import SystemClock
+from compute.base.errors import ExtrinsicRefused, StoreError
+from compute.base.process import load_wallet, run_neuron, settled
+from compute.base.store import Database, data_folder, key_file_beside
+from compute.base.tasks import beside, repeat
+from compute.chain.access_lists import AccessLists
+from compute.chain.metagraph_process import SubnetReader
+from compute.chain.subtensor import SubtensorChain
+from compute.chain.versions import REFRESH_SECONDS, VersionFile
+from compute.incentive.config import load_config
 from compute.notices.delivery import Delivery
 from compute.notices.notice import urls_from
 from compute.notices.outbox import Outbox
 from compute.notices.rentals import Seen
-from compute.options import ValidatorOptions
-from compute.receipts import Issuer
-from compute.renter.evidence import Rental, RentalEvidence
-from compute.renter.keeper import RentalKeeper
-from compute.renter.options import key_file_beside
-from compute.renter.records import RenterStore
-from compute.renter.remote import SshRemote
-from compute.renter.service import RenterService
-from compute.signing import SignerMemory
-from compute.store import Database, data_folder
-from compute.subnet_reader import SubnetReader
-from compute.telemetry import logs, metrics, wandb_run
-from compute.telemetry.collectors import ValidatorCollector
-from compute.telemetry.content import validator_content
-from compute.transport.caller import DendriteCaller
+from compute.rental.evidence import Rental, RentalEvidence
+from compute.rental.keeper import RentalKeeper
+from compute.rental.records import RenterStore
+from compute.rental.remote import SshRemote
+from compute.rental.service import RenterService
+from compute.telemetry import wandb_run
 from compute.update.self_update import SelfUpdate
-from compute.validator.facts import FactStore
+from compute.validator.eligibility import QueryPolicy
+from compute.validator.options import ValidatorOptions
 from compute.validator.rented import Leases
 from compute.validator.service import ValidatorService, ValidatorSettings
-from compute.validator.standing import QueryPolicy
-from compute.validator.status import miner_rows
-from compute.versions import REFRESH_SECONDS, VersionFile
+from compute.validator.show import miner_rows
+from compute.validator.store import FactStore
+from compute.validator.telemetry import ValidatorCollector, validator_content
+from compute.wire.answers import SignedAnswers
+from compute.wire.client import DendriteCaller
+from compute.wire.keys import SecretBox
+from compute.wire.lease_client import AllocationClient
+from compute.wire.receipts import Issuer
+from compute.wire.signing import SignerMemory, verify_signature
 
 logger = logging.getLogger(__name__)
 

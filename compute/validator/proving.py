@@ -7,27 +7,33 @@ before each batch, so a round is not a list that was made at its beginning.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
 
-from compute.allocation.client import AllocationClient
-from compute.chain import Neuron
-from compute.clock import Clock
-from compute.config import Config
-from compute.duty import give_way
-from compute.errors import StoreError
+from compute.base import ssh
+from compute.base.channel import Channel
+from compute.base.clock import Clock
+from compute.base.errors import StoreError
+from compute.base.metrics import PROOF_SECONDS
+from compute.base.reasons import ProofReason
+from compute.base.tasks import give_way
+from compute.chain.subtensor import Neuron
+from compute.incentive.config import Config
+from compute.proof.bootstrap import BOOTSTRAP
 from compute.proof.models import Claim, MachineVerdict
 from compute.proof.session import Target, prove_batch
-from compute.reasons import ProofReason
-from compute.telemetry.metrics import PROOF_SECONDS
-from compute.transport.peer import Peer
-from compute.validator.facts import FactStore, SpecsFact, VerdictHistory
-from compute.validator.probing import worker_on
-from compute.validator.standing import Due, claim_of, due, machine_of
+from compute.validator.eligibility import Due, due
+from compute.validator.store import FactStore, SpecsFact, VerdictHistory
+from compute.wire.lease_client import AllocationClient
+from compute.wire.peer import Peer
+from compute.wire.requirements import DeviceRequirement
+from compute.wire.specs import claim_of, machine_of
 
 logger = logging.getLogger(__name__)
 
@@ -242,3 +248,37 @@ class Prover:
             logger.error("a verdict is lost: %s", error, extra={"uid": self._uid(hotkey)})
         if verdict.reason is ProofReason.REFUSED:
             self._on_refused(hotkey)
+
+
+_LOGIN_SECONDS = 30.0
+_START_SECONDS = 120.0
+
+
+def worker_on(client: AllocationClient, peer: Peer, claim: Claim) -> Callable[[], AbstractAsyncContextManager[Channel]]:
+    """What ``proof.session.Target.connect`` needs: lease, log in, start the worker, and undo all of it."""
+
+    @contextlib.asynccontextmanager
+    async def connect() -> AsyncIterator[Channel]:
+        requirement = DeviceRequirement(gpu_count=claim.count)
+        # An older peer names no host key. A probe brings no secrets, and what it finds is checked by arithmetic.
+        async with (
+            client.rented(
+                peer, requirement, days=1, testing=True, allow_unpinned=True, start_seconds=_START_SECONDS
+            ) as grant,
+            ssh.connect(
+                grant.host,
+                grant.port,
+                username=grant.username,
+                pinned=grant.host_key,
+                private_key=grant.keys.session.private_openssh,
+                password=grant.password,
+                timeout_seconds=_LOGIN_SECONDS,
+            ) as session,
+        ):
+            channel = await session.open(BOOTSTRAP)
+            try:
+                yield channel
+            finally:
+                await channel.close()
+
+    return connect

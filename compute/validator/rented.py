@@ -6,23 +6,23 @@ made for it. A receipt names such a host key too, and is signed by a validator t
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from compute.access import MINIMAL_STAKE, AccessLists
-from compute.chain import Metagraph, Neuron
-from compute.clock import Clock
-from compute.errors import CallError, LeaseError
-from compute.reasons import ProofReason
-from compute.receipts import Receipt, ReceiptError, check
-from compute.renter.evidence import Rental
-from compute.signing import Verifier
-from compute.specs import hardware_changes
-from compute.validator.facts import Event, EventKind, FactStore, LeasedMachine, SpecsFact
-from compute.validator.standing import machine_of
-from compute.validator.watching import HostKeys, Watched, alive
+from compute.base.clock import Clock
+from compute.base.errors import CallError, LeaseError, SshError
+from compute.base.reasons import ProofReason
+from compute.chain.access_lists import MINIMAL_STAKE, AccessLists
+from compute.chain.subtensor import Metagraph, Neuron
+from compute.rental.evidence import Rental
+from compute.validator.store import Event, EventKind, FactStore, LeasedMachine, SpecsFact
+from compute.wire.keys import fingerprint
+from compute.wire.receipts import Receipt, ReceiptError, check
+from compute.wire.signing import Verifier
+from compute.wire.specs import hardware_changes, machine_of
 
 logger = logging.getLogger(__name__)
 
@@ -272,3 +272,41 @@ class RentedMachines:
             else:
                 logger.warning("lease ended: its hardware has changed", extra=details)
         await keeper.renew([rental for rental in self._own.values() if rental.host_key not in changes])
+
+
+_SECONDS = 15.0
+_AT_ONCE = 32
+
+
+class HostKeys(Protocol):
+    """Asks an SSH server for its host key; ``renter.remote.SshRemote`` is the real one."""
+
+    async def host_key_line(self, host: str, port: int, *, timeout_seconds: float) -> str:
+        """``TYPE BASE64`` of the key that answers there. Logs nobody in. Raises SshError: none does, in time."""
+
+
+Watched = Callable[[Sequence[Rental], Collection[Rental], Mapping[str, str]], object]
+"""Takes the rentals that were looked at, those of them that are alive, and by host key what has changed of those whose
+lease ends for that."""
+
+
+async def alive(rentals: Sequence[Rental], host_keys: HostKeys) -> set[Rental]:
+    """The rentals whose machine answers with its pinned host key; a paused one is taken as alive.
+
+    This is the evidence for a lease that only its renter can have: the key was made for this lease, and its
+    fingerprint came encrypted to the renter.
+    """
+    slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def is_alive(rental: Rental) -> bool:
+        if rental.is_paused:
+            return True
+        try:
+            async with slots:
+                line = await host_keys.host_key_line(rental.ip, rental.port, timeout_seconds=_SECONDS)
+        except SshError:
+            return False
+        return fingerprint(line) == rental.host_key
+
+    answers = await asyncio.gather(*map(is_alive, rentals))
+    return {rental for rental, answer in zip(rentals, answers, strict=True) if answer}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from compute.chain import Metagraph, Neuron
-from compute.config import Config
+from compute.base.reasons import ProofReason
+from compute.chain.subtensor import Metagraph, Neuron
+from compute.incentive.config import Config
+from compute.incentive.scoring import PENALIZED, score
 from compute.proof.fingerprint import shared_devices
-from compute.reasons import ProofReason
-from compute.scoring import PENALIZED, score
-from compute.validator.circumstances import circumstances
-from compute.validator.facts import ScoreFact, SpecsFact, VerdictHistory
-from compute.validator.standing import Standing, ip_keepers, rented, standing
+from compute.validator.eligibility import Standing, ip_keepers, rented, standing
+from compute.validator.store import ScoreFact, SpecsFact, VerdictHistory
 
 
 @dataclass(frozen=True)
@@ -91,3 +91,41 @@ def _standing(known: Known, config: Config, neuron: Neuron, now: float) -> Stand
     if proven.reason is ProofReason.NOT_PROVEN_YET and specs is not None and specs.reason is not ProofReason.OK:
         return Standing(specs.reason)
     return proven
+
+
+def circumstances(
+    metagraph: Metagraph,
+    keepers: Mapping[str, Neuron],
+    shared: Mapping[str, str],
+    proven: Sequence[tuple[Neuron, Sequence[str]]],
+) -> dict[str, dict[str, Any]]:
+    """By hotkey: its row of the metagraph, and who keeps its IP address or its GPU, where somebody else does.
+
+    ``keepers`` are those of ``standing.ip_keepers``, ``shared`` is the result of ``shared_devices``; ``proven`` has the
+    neurons in the order of their registration, with the uuids that each has proven.
+    """
+    owners: dict[str, Neuron] = {}
+    for neuron, uuids in proven:
+        for uuid in uuids:
+            owners.setdefault(uuid, neuron)
+    return {
+        neuron.hotkey: {
+            "neuron": {
+                "registered_at": neuron.registered_at,
+                "coldkey": neuron.coldkey,
+                "ip": neuron.ip,
+                "port": neuron.port,
+                "version": neuron.version,
+            },
+            "ip_kept_by": _other(keepers.get(neuron.ip), neuron),
+            "device_kept_by": _other(owners.get(shared.get(neuron.hotkey, "")), neuron),
+            "device": shared.get(neuron.hotkey),
+        }
+        for neuron in metagraph.neurons
+    }
+
+
+def _other(keeper: Neuron | None, neuron: Neuron) -> dict[str, Any] | None:
+    if keeper is None or keeper.hotkey == neuron.hotkey:
+        return None
+    return {"uid": keeper.uid, "hotkey": keeper.hotkey, "registered_at": keeper.registered_at}

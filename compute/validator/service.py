@@ -8,21 +8,21 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from compute.allocation.client import AllocationClient
-from compute.chain import Chain, Metagraph, Neuron
-from compute.clock import Clock
-from compute.config import Config
-from compute.duty import give_way, repeat
-from compute.errors import NotRegistered
-from compute.reasons import ProofReason
-from compute.transport.peer import Caller
-from compute.validator.facts import FactStore, SpecsFact
+from compute.base.clock import Clock
+from compute.base.errors import NotRegistered
+from compute.base.reasons import ProofReason
+from compute.base.tasks import give_way, repeat
+from compute.chain.subtensor import Chain, Metagraph, Neuron
+from compute.incentive.config import Config
+from compute.validator.eligibility import QueryPolicy, unqueried
 from compute.validator.proving import Lane, Prover, Turns
 from compute.validator.rented import Leases, RentedMachines
 from compute.validator.scores import Known, score_all
-from compute.validator.setting import Outcome, WeightSetter
 from compute.validator.specs_query import REQUEST_SECONDS, query_specs
-from compute.validator.standing import QueryPolicy, unqueried
+from compute.validator.store import FactStore, SpecsFact
+from compute.validator.weight_setter import Outcome, WeightSetter
+from compute.wire.lease_client import AllocationClient
+from compute.wire.peer import Caller
 
 logger = logging.getLogger(__name__)
 

@@ -6,15 +6,14 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterable
 
-from compute.chain import Neuron
-from compute.clock import Clock
-from compute.deadline import within
-from compute.errors import CallError
+from compute.base.clock import Clock, within
+from compute.base.errors import CallError
+from compute.base.reasons import ProofReason
+from compute.chain.subtensor import Neuron
 from compute.protocol import Specs
-from compute.reasons import ProofReason
-from compute.specs import SpecsError, parse_specs
-from compute.transport.peer import BAD_ANSWER, Caller, Peer
-from compute.validator.facts import SpecsFact
+from compute.validator.store import SpecsFact
+from compute.wire.peer import BAD_ANSWER, Caller, Peer
+from compute.wire.specs import SpecsError, parse_specs
 
 REQUEST_SECONDS = 10.0
 _TURN_SECONDS = 15.0

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from compute.clock import ManualClock
-from compute.proof.fakes import FakeMachine
+from compute.base.clock import ManualClock
 from compute.proof.models import Claim, GpuModel, MachineVerdict, ProofSettings
 from compute.proof.session import Target, prove_batch
+from compute.testing.proof import FakeMachine
 
 # 20.5 million operations and 320 kB: 4.1 s of computing and 0.32 s a pass for the card of the table.
 CARD = GpuModel("Card", tflops16=5e-6, vram_gb=1.0, bandwidth_gbs=1e-3)

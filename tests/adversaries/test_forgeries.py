@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from compute.base.reasons import ProofReason
 from compute.proof import digest, generator
-from compute.proof.fakes import FakeDevice, FakeMachine
-from compute.reasons import ProofReason
+from compute.testing.proof import FakeDevice, FakeMachine
 
 Build = Callable[..., FakeMachine]
 Matrix = NDArray[np.int64]

@@ -16,13 +16,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from compute.clock import ManualClock
+from compute.base.clock import ManualClock
+from compute.base.reasons import ProofReason
 from compute.proof import frames
-from compute.proof.fakes import FakeMachine
 from compute.proof.models import Claim, GpuModel, MachineVerdict, ProofSettings
 from compute.proof.session import Target, prove_batch
 from compute.proof.statement import compute_deadline_seconds, dims_for, rehash_deadline_seconds
-from compute.reasons import ProofReason
+from compute.testing.proof import FakeMachine
 
 CARD = GpuModel("Card", tflops16=4e-7, vram_gb=1.0, bandwidth_gbs=1e-4)
 SETTINGS = ProofSettings(device="cpu", rows=1100, k=16, columns=16, tile_rows=512, min_passes=4, max_passes=4)

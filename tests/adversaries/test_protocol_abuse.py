@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from compute.base.reasons import ProofReason
 from compute.proof import frames
-from compute.proof.fakes import FakeMachine
-from compute.reasons import ProofReason
+from compute.testing.proof import FakeMachine
 
 Build = Callable[..., FakeMachine]
 

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compute.clock import ManualClock
-from compute.errors import ProofError
+from compute.base.clock import ManualClock
+from compute.base.errors import ProofError
+from compute.base.reasons import ProofReason
 from compute.proof import digest, generator, verifier
-from compute.proof.fakes import FakeDevice, FakeMachine
 from compute.proof.models import ProofSettings
 from compute.proof.session import draw_question
 from compute.proof.statement import Dims
 from compute.proof.verifier import Evidence, Projection, draw_projection, verify_device
-from compute.reasons import ProofReason
+from compute.testing.proof import FakeDevice, FakeMachine
 
 ERROR = 1e-9
 DIMS = Dims(rows=600, k=16, columns=16, passes=20, tile_rows=512)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compute.clock import ManualClock
+from compute.base.clock import ManualClock
+from compute.base.reasons import ProofReason
 from compute.proof import digest, generator
-from compute.proof.fakes import FakeDevice, FakeMachine
 from compute.proof.models import Claim
-from compute.reasons import ProofReason
+from compute.testing.proof import FakeDevice, FakeMachine
 
 Build = Callable[..., FakeMachine]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 def demo(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """The demo, which keeps everything in ``folder``. Where it is left running it is told to end, with its subnet."""
     with subprocess.Popen(
-        [sys.executable, "-m", "compute.localnet", "demo", *options],
+        [sys.executable, "-m", "compute.demo", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(folder)},

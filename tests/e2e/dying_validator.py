@@ -15,12 +15,12 @@ from typing import Any
 import bittensor.core.extrinsics.weights as sdk
 import bittensor_drand
 
-from compute.chain import SubtensorChain
-from compute.localnet.scale import compact
-from compute.options import parse_validator
+from compute.chain.subtensor import SubtensorChain
+from compute.localnet.substrate.scale import compact
 from compute.update.guard import leave
 from compute.validator import program
-from compute.validator.facts import FactStore, ScoreFact, WeightsState
+from compute.validator.options import parse_validator
+from compute.validator.store import FactStore, ScoreFact, WeightsState
 
 ROUND = 1000
 

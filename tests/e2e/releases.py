@@ -43,7 +43,7 @@ class Releases:
 
     def start_with(self, statement: str) -> None:
         """Let a neuron of the next release begin with ``statement``, after all that its check runs."""
-        self.edit("compute/neuron.py", "    gc.collect()\n    gc.freeze()\n", f"    {statement}\n")
+        self.edit("compute/base/process.py", "    gc.collect()\n    gc.freeze()\n", f"    {statement}\n")
 
     def publish(self) -> str:
         """The commit that the remote has from now on."""

@@ -14,18 +14,18 @@ from typing import Any
 
 import pytest
 
-from compute.chain import SubtensorChain
-from compute.localnet.demo.cast import Actor, Kind
-from compute.localnet.demo.stage import NETUID, Stage
+from compute.base.reasons import ProofReason
+from compute.base.store import Database
+from compute.chain.subtensor import SubtensorChain
+from compute.demo.cast import Actor, Kind
+from compute.demo.stage import NETUID, Stage
+from compute.incentive.weights import U16_MAX, WeightRules, matches, to_chain
 from compute.localnet.newcomer import make_wallet, register
 from compute.localnet.process import NodeProcess
 from compute.localnet.settings import config_text
 from compute.proof.calibrate import Calibration, calibrate_cpu
-from compute.reasons import ProofReason
-from compute.store import Database
-from compute.validator.facts import FactStore
-from compute.validator.status import MinerRow, miner_rows
-from compute.weights import U16_MAX, WeightRules, matches, to_chain
+from compute.validator.show import MinerRow, miner_rows
+from compute.validator.store import FactStore
 
 from . import waiting
 

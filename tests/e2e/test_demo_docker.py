@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from docker.client import DockerClient
 
-from compute.errors import ConfigError
-from compute.localnet.demo.stage import Stage
-from compute.miner.machine import docker_host
+from compute.base.errors import ConfigError
+from compute.demo.stage import Stage
+from compute.miner.hardware import docker_host
 
 from .demos import demo
 

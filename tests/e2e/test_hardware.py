@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from compute.localnet.demo.cast import Actor, Kind
-from compute.localnet.demo.stage import NETUID, VALIDATOR, Stage
+from compute.base.reasons import ProofReason
+from compute.base.store import Database
+from compute.demo.cast import Actor, Kind
+from compute.demo.stage import NETUID, VALIDATOR, Stage
 from compute.localnet.settings import config_text
 from compute.proof.calibrate import calibrate_cpu
-from compute.reasons import ProofReason
-from compute.store import Database
-from compute.validator.facts import FactStore
-from compute.validator.status import MinerRow, miner_rows
+from compute.validator.show import MinerRow, miner_rows
+from compute.validator.store import FactStore
 
 from . import waiting
 

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from compute.localnet.crowd import neuron_of, wallet_of
-from compute.localnet.filled import fill_chain
+from compute.base.reasons import ProofReason
+from compute.base.store import Database
+from compute.incentive.weights import WeightRules, to_chain
 from compute.localnet.newcomer import make_wallet
+from compute.localnet.pallet.state import Hyperparameters
 from compute.localnet.process import NodeProcess
-from compute.localnet.state import Hyperparameters
 from compute.proof.models import Claim, MachineVerdict
-from compute.reasons import ProofReason
-from compute.store import Database
-from compute.validator.facts import FactStore, WeightsState
-from compute.weights import WeightRules, to_chain
+from compute.testing.crowd import neuron_of, wallet_of
+from compute.testing.filled import fill_chain
+from compute.validator.store import FactStore, WeightsState
 
 pytestmark = pytest.mark.e2e
 

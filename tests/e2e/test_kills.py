@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from compute.allocation.keys import SecretBox
-from compute.allocation.leases import LeaseStore
-from compute.allocation.states import LeaseState
-from compute.localnet.demo.cast import Actor, Kind
-from compute.localnet.demo.stage import VALIDATOR, Stage
+from compute.base.reasons import ProofReason
+from compute.base.store import Database
+from compute.demo.cast import Actor, Kind
+from compute.demo.stage import VALIDATOR, Stage
 from compute.localnet.settings import config_text
+from compute.miner.leases.states import LeaseState
+from compute.miner.leases.store import LeaseStore
 from compute.proof.calibrate import calibrate_cpu
-from compute.reasons import ProofReason
-from compute.store import Database
-from compute.validator.facts import FactStore, WeightsState
-from compute.validator.status import MinerRow, miner_rows
+from compute.validator.show import MinerRow, miner_rows
+from compute.validator.store import FactStore, WeightsState
+from compute.wire.keys import SecretBox
 
 from . import waiting
 

@@ -23,20 +23,20 @@ from typing import Any
 import bittensor
 import pytest
 
-from compute import ssh
-from compute.allocation.keys import RenterKey, SecretBox
-from compute.allocation.leases import LeaseStore
-from compute.errors import CallError
-from compute.localnet.demo.cast import Actor, Kind
-from compute.localnet.demo.stage import NETUID, VALIDATOR, Stage
+from compute.base import ssh
+from compute.base.errors import CallError
+from compute.base.store import Database
+from compute.demo.cast import Actor, Kind
+from compute.demo.stage import NETUID, VALIDATOR, Stage
 from compute.localnet.newcomer import make_wallet, register
 from compute.localnet.settings import config_text
+from compute.miner.leases.store import LeaseStore
 from compute.proof.calibrate import calibrate_cpu
 from compute.protocol import Allocate
-from compute.renter.records import RenterStore
-from compute.store import Database
-from compute.transport.caller import DendriteCaller
-from compute.transport.peer import Peer
+from compute.rental.records import RenterStore
+from compute.wire.client import DendriteCaller
+from compute.wire.keys import RenterKey, SecretBox
+from compute.wire.peer import Peer
 
 pytestmark = pytest.mark.e2e
 

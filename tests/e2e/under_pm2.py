@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from compute.localnet.demo.cast import Actor, Kind
-from compute.localnet.demo.stage import VALIDATOR, Stage
+from compute.base.store import Database
+from compute.demo.cast import Actor, Kind
+from compute.demo.stage import VALIDATOR, Stage
 from compute.localnet.settings import config_text
 from compute.proof.calibrate import calibrate_cpu
-from compute.store import Database
-from compute.validator.facts import FactStore, WeightsState
-from compute.validator.status import MinerRow, miner_rows
+from compute.validator.show import MinerRow, miner_rows
+from compute.validator.store import FactStore, WeightsState
 
 ROOT = Path(__file__).resolve().parents[2]
 MINER = "miner"

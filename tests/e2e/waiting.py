@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from compute.localnet.demo.stage import Stage
+from compute.demo.stage import Stage
 
 
 async def until(stage: Stage, condition: Callable[[], object], seconds: float, seen: Callable[[], object]) -> None:

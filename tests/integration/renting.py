@@ -8,11 +8,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from compute import ssh
-from compute.allocation.keys import RenterKey, SessionKey
-from compute.allocation.service import AllocateCall, AllocateService
-from compute.specs import MachineSpecs
-from compute.ssh import SshSession
+from compute.base import ssh
+from compute.base.ssh import SshSession
+from compute.miner.allocate_handler import AllocateCall, AllocateService
+from compute.wire.keys import RenterKey, SessionKey
+from compute.wire.specs import MachineSpecs
 
 SPECS = MachineSpecs(
     cpu_count=4,

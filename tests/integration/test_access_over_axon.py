@@ -11,16 +11,17 @@ import aiohttp
 import bittensor
 import pytest
 
-from compute.access import AccessLists, AccessPolicy
-from compute.chain import Metagraph
-from compute.chain_fake import FakeChain
-from compute.clock import ManualClock
-from compute.errors import CallError
+from compute.base.clock import ManualClock
+from compute.base.errors import CallError
+from compute.chain.access_lists import AccessLists
+from compute.chain.subtensor import Metagraph
+from compute.miner.access import AccessPolicy
 from compute.miner.gate import MinerGate
 from compute.protocol import Specs
-from compute.transport.caller import DendriteCaller
-from compute.transport.peer import Peer
-from compute.transport.server import MAX_BODY_BYTES, AxonServer, RequestContext
+from compute.testing.chain import FakeChain
+from compute.wire.client import DendriteCaller
+from compute.wire.peer import Peer
+from compute.wire.server import MAX_BODY_BYTES, AxonServer, RequestContext
 
 IP = "127.0.0.2"
 NAMES = ("validator", "poor", "unpermitted", "old", "black", "of-black", "white", "stranger")

@@ -9,8 +9,8 @@ from typing import Any
 import bittensor
 import pytest
 
-from compute.chain import SubtensorChain
-from compute.errors import ChainError, ChainUnreachable, ExtrinsicRefused, NotRegistered
+from compute.base.errors import ChainError, ChainUnreachable, ExtrinsicRefused, NotRegistered
+from compute.chain.subtensor import SubtensorChain
 from compute.localnet.process import NodeProcess
 
 NETUID = 27

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from compute.chain import Neuron
-from compute.clock import SystemClock
-from compute.localnet.crowd import ATTACKS, Crowd, Kind, address_of, kind_of, wallet_of
-from compute.reasons import ProofReason
-from compute.transport.caller import DendriteCaller
-from compute.validator.facts import SpecsFact
+from compute.base.clock import SystemClock
+from compute.base.reasons import ProofReason
+from compute.chain.subtensor import Neuron
+from compute.testing.crowd import ATTACKS, Crowd, Kind, address_of, kind_of, wallet_of
 from compute.validator.specs_query import REQUEST_SECONDS, query_specs
+from compute.validator.store import SpecsFact
+from compute.wire.client import DendriteCaller
 
 SIZE = 10 * len(ATTACKS)
 

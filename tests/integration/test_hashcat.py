@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hashcat import Challenge, Plan, crack, find_hashcat
 
-from compute.errors import ProgramFailed
-from compute.hashcat import Challenge, Plan, crack, find_hashcat
+from compute.base.errors import ProgramFailed
 
 ROOT = Path(__file__).resolve().parents[2]
 

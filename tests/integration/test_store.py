@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from compute import store
-from compute.errors import StoreError
-from compute.store import Database
+from compute.base import store
+from compute.base.errors import StoreError
+from compute.base.store import Database
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ["CREATE TABLE pair (number INTEGER PRIMARY KEY, half TEXT NOT NULL, filler BLOB)"]
 
 WRITER = """
 import sys
-from compute.store import Database
+from compute.base.store import Database
 database = Database(sys.argv[1])
 database.migrate("pairs", [sys.argv[2]])
 number = database.query("SELECT coalesce(max(number), 0) AS n FROM pair")[0]["n"]
@@ -35,7 +35,7 @@ while True:
 """
 HOLDER = """
 import sys
-from compute.store import Database
+from compute.base.store import Database
 database = Database(sys.argv[1])
 if sys.argv[2] == "write":
     with database.transaction():
@@ -252,7 +252,7 @@ def test_a_kill_in_a_migration_leaves_the_old_version_whole(path: Path) -> None:
     opened(path).close()
     program = """
 import os, signal, sys
-from compute.store import Database
+from compute.base.store import Database
 database = Database(sys.argv[1])
 database._connection.create_function("die", 0, lambda: os.kill(os.getpid(), signal.SIGKILL))
 database.migrate("pairs", [sys.argv[2], "ALTER TABLE pair ADD COLUMN more TEXT; SELECT die()"])

@@ -12,18 +12,18 @@ from collections.abc import AsyncIterator, Iterator
 import psutil
 import pytest
 
-from compute.chain import SubtensorChain
-from compute.errors import ChainError, ChainUnreachable
-from compute.localnet.crowd import neuron_of, wallet_of
-from compute.localnet.filled import fill_chain
+from compute.base.errors import ChainError, ChainUnreachable
+from compute.chain.metagraph_process import SubnetReader
+from compute.chain.subtensor import SubtensorChain
+from compute.localnet.pallet.state import Hyperparameters
 from compute.localnet.process import NodeProcess
-from compute.localnet.state import Hyperparameters
-from compute.subnet_reader import SubnetReader
+from compute.testing.crowd import neuron_of, wallet_of
+from compute.testing.filled import fill_chain
 
 NETUID = 27
 OWNER = """
 import asyncio, sys
-from compute.subnet_reader import SubnetReader
+from compute.chain.metagraph_process import SubnetReader
 
 async def main():
     await SubnetReader(sys.argv[1], 27).metagraph()
@@ -52,7 +52,9 @@ async def reader(node: NodeProcess) -> AsyncIterator[SubnetReader]:
 
 def other_process(owner: int) -> psutil.Process:
     (child,) = psutil.Process(owner).children()
-    assert child.cmdline()[1:] == ["-m", "compute.subnet_reader"], "nothing of the question is on its command line"
+    assert child.cmdline()[1:] == ["-m", "compute.chain.metagraph_process"], (
+        "nothing of the question is on its command line"
+    )
     return child
 
 

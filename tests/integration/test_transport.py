@@ -12,14 +12,13 @@ import aiohttp
 import bittensor
 import pytest
 
-from compute import signing
-from compute.errors import CallError, ConfigError
-from compute.json_parts import MAX_PARTS
-from compute.keypairs import verify_signature
+from compute.base.errors import CallError, ConfigError
 from compute.protocol import Allocate, Specs
-from compute.transport.caller import MAX_ANSWER_BYTES, DendriteCaller
-from compute.transport.peer import BAD_ANSWER, Peer
-from compute.transport.server import MAX_BODY_BYTES, AxonServer, RequestContext
+from compute.wire import signing
+from compute.wire.client import MAX_ANSWER_BYTES, DendriteCaller
+from compute.wire.peer import BAD_ANSWER, MAX_PARTS, Peer
+from compute.wire.server import MAX_BODY_BYTES, AxonServer, RequestContext
+from compute.wire.signing import verify_signature
 
 
 class KeyWallet:
@@ -377,7 +376,7 @@ async def test_an_address_that_was_given_is_never_looked_up(gate: OpenGate) -> N
 
 
 async def test_a_look_up_that_hangs_holds_nobody_up(gate: OpenGate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compute.transport.server._FIND_SECONDS", 0.01)
+    monkeypatch.setattr("compute.wire.server._FIND_SECONDS", 0.01)
     asked, answered, calls = threading.Event(), threading.Event(), []
 
     def find() -> str:
@@ -392,7 +391,7 @@ async def test_a_look_up_that_hangs_holds_nobody_up(gate: OpenGate, monkeypatch:
         await server.refresh_address()
     assert asked.wait(20)
     assert len(calls) == 2
-    monkeypatch.setattr("compute.transport.server._FIND_SECONDS", 10)
+    monkeypatch.setattr("compute.wire.server._FIND_SECONDS", 10)
     answered.set()
     for _ in range(2):
         await server.refresh_address()

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from compute.chain import ChainRules, SubtensorChain
-from compute.clock import SystemClock
-from compute.errors import ChainUnreachable, NotRegistered
-from compute.localnet.crowd import neuron_of, wallet_of
-from compute.localnet.filled import fill_chain
+from compute.base.clock import SystemClock
+from compute.base.errors import ChainUnreachable, NotRegistered
+from compute.base.store import Database
+from compute.chain.subtensor import ChainRules, SubtensorChain
 from compute.localnet.newcomer import make_wallet
+from compute.localnet.pallet.state import Hyperparameters
 from compute.localnet.process import NodeProcess
-from compute.localnet.state import Hyperparameters
-from compute.store import Database
-from compute.validator.facts import FactStore, WeightsEntry, WeightsState
-from compute.validator.setting import Outcome, SetResult, WeightSetter
+from compute.testing.crowd import neuron_of, wallet_of
+from compute.testing.filled import fill_chain
+from compute.validator.store import FactStore, WeightsEntry, WeightsState
+from compute.validator.weight_setter import Outcome, SetResult, WeightSetter
 
 NETUID, RAO = 27, 10**9
 SCORES = {1: 1.0, 2: 2.0, 3: 5.0}
@@ -129,7 +129,7 @@ async def test_a_vector_as_the_rules_ask_for_is_taken(start: Start) -> None:
 async def test_a_rule_that_is_broken_is_named_and_waited_for(
     start: Start, monkeypatch: pytest.MonkeyPatch, setting: str, value: int, name: str, advice: str
 ) -> None:
-    monkeypatch.setattr("compute.validator.setting.REFUSAL_BLOCKS", RATE_LIMIT)
+    monkeypatch.setattr("compute.validator.weight_setter.REFUSAL_BLOCKS", RATE_LIMIT)
     validator = await start()
     await validator.chain.rules()
     validator.change(setting, value)

@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 import yaml
 
-from compute.config import load_config
-from compute.options import Group, Option, parse_miner, parse_validator
-from compute.options.miner import GROUPS as MINER
-from compute.options.validator import GROUPS as VALIDATOR
+from compute.base.options.option import Group, Option
+from compute.base.reasons import AccessReason, ProofReason, Reason, Refusal, UpdateReason
+from compute.cli.parser import EXAMPLE_REQUIREMENT, build_parser, parse_renter
+from compute.incentive.config import load_config
+from compute.incentive.scoring import score
+from compute.miner.options import GROUPS as MINER
+from compute.miner.options import parse_miner
 from compute.proof.models import ProofSettings
-from compute.reasons import AccessReason, ProofReason, Reason, Refusal, UpdateReason
-from compute.renter.options import EXAMPLE_REQUIREMENT, build_parser, parse_renter
-from compute.scoring import score
+from compute.validator.options import GROUPS as VALIDATOR
+from compute.validator.options import parse_validator
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

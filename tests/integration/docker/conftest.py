@@ -24,21 +24,21 @@ from urllib.parse import urlsplit
 import pytest
 from docker.client import DockerClient
 
-from compute import ssh
-from compute.allocation.docker_engine import DockerEngine, EngineGone
-from compute.allocation.docker_options import DockerSettings
-from compute.allocation.docker_runtime import DockerRuntime
-from compute.allocation.keys import SecretBox, SessionKey
-from compute.allocation.leases import LeaseStore
-from compute.allocation.manager import LeaseManager
-from compute.allocation.runtime import Endpoint, LeaseKind, LeaseOrder, Limits, RuntimeStatus
-from compute.allocation.service import AllocateService
-from compute.clock import ManualClock
-from compute.errors import ConfigError
-from compute.hardware import DEFAULT_DOCKER_HOST
-from compute.options.miner import IMAGE as MINER_IMAGE
-from compute.ssh import SshSession
-from compute.store import Database
+from compute.base import ssh
+from compute.base.clock import ManualClock
+from compute.base.errors import ConfigError
+from compute.base.ssh import SshSession
+from compute.base.store import Database
+from compute.miner.allocate_handler import AllocateService
+from compute.miner.hardware import DEFAULT_DOCKER_HOST
+from compute.miner.leases.manager import LeaseManager
+from compute.miner.leases.store import LeaseStore
+from compute.miner.options import IMAGE as MINER_IMAGE
+from compute.miner.runtimes.base import Endpoint, LeaseKind, LeaseOrder, Limits, RuntimeStatus
+from compute.miner.runtimes.docker import DockerRuntime
+from compute.miner.runtimes.docker_engine import DockerEngine, EngineGone
+from compute.miner.runtimes.docker_options import DockerSettings
+from compute.wire.keys import SecretBox, SessionKey
 
 from ..renting import SPECS, Renter
 

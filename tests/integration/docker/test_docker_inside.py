@@ -11,10 +11,10 @@ from typing import Any
 import paramiko
 import pytest
 
-from compute.allocation.keys import SessionKey
-from compute.allocation.runtime import Endpoint, LeaseOrder
-from compute.errors import SshUnreachable
-from compute.ssh import CommandResult
+from compute.base.errors import SshUnreachable
+from compute.base.ssh import CommandResult
+from compute.miner.runtimes.base import Endpoint, LeaseOrder
+from compute.wire.keys import SessionKey
 
 pytestmark = pytest.mark.docker
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from compute.allocation.keys import RenterKey, SessionKey
-from compute.allocation.runtime import Phase
-from compute.allocation.states import LeaseState
-from compute.errors import SshUnreachable
+from compute.base.errors import SshUnreachable
+from compute.miner.leases.states import LeaseState
+from compute.miner.runtimes.base import Phase
+from compute.wire.keys import RenterKey, SessionKey
 
 pytestmark = pytest.mark.docker
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
 MINER_PROCESS = """
 import asyncio, json, os, sys
 from pathlib import Path
-from compute.allocation.keys import RenterKey, SessionKey
+from compute.wire.keys import RenterKey, SessionKey
 from tests.integration.docker.conftest import ENGINE, DockerEngine, DockerRuntime, LeaseStore, build, settings_for
 from tests.integration.renting import Renter
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from compute.allocation.docker_runtime import DockerRuntime
-from compute.allocation.keys import RenterKey, SessionKey
-from compute.allocation.runtime import Phase
-from compute.channel import Channel
-from compute.clock import SystemClock
-from compute.errors import SshError, SshTimeout, SshUnreachable
+from compute.base.channel import Channel
+from compute.base.clock import SystemClock
+from compute.base.errors import SshError, SshTimeout, SshUnreachable
+from compute.base.reasons import ProofReason
+from compute.miner.runtimes.base import Phase
+from compute.miner.runtimes.docker import DockerRuntime
 from compute.proof.bootstrap import BOOTSTRAP
 from compute.proof.models import Claim, GpuModel, ProofSettings
 from compute.proof.session import Target, prove_batch
-from compute.reasons import ProofReason
+from compute.wire.keys import RenterKey, SessionKey
 
 pytestmark = pytest.mark.docker
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from compute.allocation.docker_runtime import DockerRuntime
-from compute.allocation.keys import SessionKey, new_password
-from compute.allocation.runtime import LeaseKind, LeaseOrder, MachineOrder, Phase, RuntimeStatus
-from compute.errors import ConfigError, RuntimeFailure, RuntimeGone, SshError, SshTimeout, SshUnreachable
+from compute.base.errors import ConfigError, RuntimeFailure, RuntimeGone, SshError, SshTimeout, SshUnreachable
+from compute.miner.runtimes.base import LeaseKind, LeaseOrder, MachineOrder, Phase, RuntimeStatus
+from compute.miner.runtimes.docker import DockerRuntime
+from compute.wire.keys import SessionKey, new_password
 
 pytestmark = pytest.mark.docker
 

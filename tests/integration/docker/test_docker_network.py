@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from compute.allocation import docker_network
-from compute.allocation.runtime import LeaseOrder
+from compute.miner.runtimes import docker_network
+from compute.miner.runtimes.base import LeaseOrder
 
 pytestmark = pytest.mark.docker
 

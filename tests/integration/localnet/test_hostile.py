@@ -10,7 +10,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from compute.errors import ChainError
+from compute.base.errors import ChainError
 from compute.localnet.process import NodeProcess
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import bittensor
 import pytest
 
-from compute.errors import ChainUnreachable
+from compute.base.errors import ChainUnreachable
 from compute.localnet.client import LocalnetClient
 from compute.localnet.process import NodeProcess
 

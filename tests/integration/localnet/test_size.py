@@ -8,10 +8,10 @@ from pathlib import Path
 import bittensor
 import pytest
 
-from compute.localnet.codec import key_to_address
-from compute.localnet.filled import fill_chain
+from compute.localnet.pallet.state import Axon, Neuron
 from compute.localnet.process import NodeProcess
-from compute.localnet.state import Axon, Neuron
+from compute.localnet.substrate.codec import key_to_address
+from compute.testing.filled import fill_chain
 
 NEURONS, VALIDATORS = 256, 64
 STAKE = 10**13

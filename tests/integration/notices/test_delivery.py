@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from compute.clock import ManualClock
+from compute.base.clock import ManualClock
+from compute.base.store import Database
 from compute.notices.delivery import Delivery
 from compute.notices.notice import Channel, NoticeKind
 from compute.notices.outbox import Outbox
 from compute.notices.rentals import Seen
-from compute.store import Database
 
 from .. import web_server
 from ..web_server import Handler

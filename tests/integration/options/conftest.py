@@ -131,7 +131,7 @@ class Subnet:
 
     def exploits(self, name: str) -> str:
         """What puts somebody on the built-in list of exploiters, on which nobody is."""
-        return f"import compute.access; compute.access.EXPLOITERS = ({self.hotkey(name)!r},)\n"
+        return f"import compute.chain.access_lists; compute.chain.access_lists.EXPLOITERS = ({self.hotkey(name)!r},)\n"
 
     def close(self) -> None:
         self._subtensor.close()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from compute.options import Group
-from compute.options.miner import GROUPS as MINER
-from compute.options.validator import GROUPS as VALIDATOR
+from compute.base.options.option import Group
+from compute.miner.options import GROUPS as MINER
+from compute.validator.options import GROUPS as VALIDATOR
 
 
 def shown(role: str) -> set[str]:

@@ -18,17 +18,17 @@ from urllib.parse import urlsplit
 import pytest
 from pydantic import Field
 
-from compute.allocation.client import AllocationClient
-from compute.allocation.docker_network import network_options
-from compute.allocation.keys import RenterKey
-from compute.allocation.requirements import DeviceRequirement
-from compute.clock import SystemClock
-from compute.errors import CallError
+from compute.base.clock import SystemClock
+from compute.base.errors import CallError
+from compute.miner.runtimes.docker_network import network_options
 from compute.protocol import Allocate as SignedAllocate
 from compute.protocol import Specs, Synapse
-from compute.specs import parse_specs
-from compute.transport.caller import DendriteCaller
-from compute.transport.peer import Peer
+from compute.wire.client import DendriteCaller
+from compute.wire.keys import RenterKey
+from compute.wire.lease_client import AllocationClient
+from compute.wire.peer import Peer
+from compute.wire.requirements import DeviceRequirement
+from compute.wire.specs import parse_specs
 
 if TYPE_CHECKING:
     from conftest import Start, Subnet

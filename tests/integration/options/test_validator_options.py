@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from compute.base.reasons import ProofReason
+from compute.base.store import Database
 from compute.proof.models import CPU_MODEL, Claim, MachineVerdict
 from compute.protocol import Allocate, Specs
-from compute.reasons import ProofReason
-from compute.specs import Gpu, MachineSpecs
-from compute.store import Database
-from compute.transport.server import AxonServer, RequestContext
-from compute.validator.facts import FactStore
+from compute.validator.store import FactStore
+from compute.wire.server import AxonServer, RequestContext
+from compute.wire.specs import Gpu, MachineSpecs
 
 if TYPE_CHECKING:
     from conftest import Start, Subnet

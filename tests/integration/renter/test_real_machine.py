@@ -11,22 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from compute.allocation.keys import SecretBox
-from compute.allocation.leases import LeaseStore
-from compute.allocation.local import LocalRuntime
-from compute.allocation.manager import LeaseManager
-from compute.allocation.requirements import DeviceRequirement
-from compute.allocation.service import AllocateCall, AllocateService
-from compute.chain import Metagraph, Neuron
-from compute.clock import SystemClock
-from compute.errors import HostKeyMismatch, LeaseError, SshError
+from compute.base.clock import SystemClock
+from compute.base.errors import HostKeyMismatch, LeaseError, SshError
+from compute.base.store import Database
+from compute.chain.subtensor import Metagraph, Neuron
+from compute.miner.allocate_handler import AllocateCall, AllocateService
+from compute.miner.leases.manager import LeaseManager
+from compute.miner.leases.store import LeaseStore
+from compute.miner.runtimes.local import LocalRuntime
 from compute.protocol import Allocate, Specs
-from compute.renter.records import RenterStore
-from compute.renter.remote import SshRemote
-from compute.renter.service import RenterService
-from compute.specs import MachineSpecs
-from compute.store import Database
-from compute.transport.peer import Peer, S
+from compute.rental.records import RenterStore
+from compute.rental.remote import SshRemote
+from compute.rental.service import RenterService
+from compute.wire.keys import SecretBox
+from compute.wire.peer import Peer, S
+from compute.wire.requirements import DeviceRequirement
+from compute.wire.specs import MachineSpecs
 
 GIB = 1 << 30
 HOTKEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"

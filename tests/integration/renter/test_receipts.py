@@ -10,31 +10,31 @@ from types import SimpleNamespace
 import bittensor
 import pytest
 
-from compute.access import AccessLists, AccessPolicy
-from compute.allocation.keys import SecretBox
-from compute.allocation.leases import LeaseStore
-from compute.allocation.local import LocalRuntime
-from compute.allocation.manager import LeaseManager
-from compute.allocation.requirements import DeviceRequirement
-from compute.allocation.service import AllocateService
-from compute.chain_fake import FakeChain
-from compute.clock import ManualClock, SystemClock
-from compute.hardware import FixedHardware
-from compute.keypairs import verify_signature
+from compute.base.clock import ManualClock, SystemClock
+from compute.base.store import Database
+from compute.chain.access_lists import AccessLists
+from compute.miner.access import AccessPolicy
+from compute.miner.allocate_handler import AllocateService
 from compute.miner.gate import MinerGate
+from compute.miner.hardware import FixedHardware
+from compute.miner.leases.manager import LeaseManager
+from compute.miner.leases.store import LeaseStore
+from compute.miner.runtimes.local import LocalRuntime
 from compute.miner.service import MinerService
-from compute.receipts import Issuer, Receipt, check
-from compute.renter.records import RenterStore
-from compute.renter.remote import SshRemote
-from compute.renter.service import RenterService
-from compute.signing import SignerMemory
-from compute.specs import Gpu, MachineSpecs
-from compute.store import Database
-from compute.transport.caller import DendriteCaller
-from compute.transport.server import AxonServer
-from compute.validator.facts import FactStore
+from compute.rental.records import RenterStore
+from compute.rental.remote import SshRemote
+from compute.rental.service import RenterService
+from compute.testing.chain import FakeChain
 from compute.validator.rented import LOOK_SECONDS, Leases, RentedMachines
 from compute.validator.specs_query import query_specs
+from compute.validator.store import FactStore
+from compute.wire.client import DendriteCaller
+from compute.wire.keys import SecretBox
+from compute.wire.receipts import Issuer, Receipt, check
+from compute.wire.requirements import DeviceRequirement
+from compute.wire.server import AxonServer
+from compute.wire.signing import SignerMemory, verify_signature
+from compute.wire.specs import Gpu, MachineSpecs
 
 GIB = 1 << 30
 MACHINE = MachineSpecs(2, 3000.0, 8 * GIB, 8 * GIB, 0, 0, 50 * GIB, 0, 50 * GIB, (Gpu("NVIDIA L4", 23_034),))

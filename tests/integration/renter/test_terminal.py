@@ -27,8 +27,8 @@ import psutil
 import pytest
 from rich.text import Text
 
-from compute.localnet.demo.cast import Actor, Kind
-from compute.localnet.demo.stage import VALIDATOR, Stage
+from compute.demo.cast import Actor, Kind
+from compute.demo.stage import VALIDATOR, Stage
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = [sys.executable, str(ROOT / "neurons" / "register.py")]

@@ -18,11 +18,10 @@ import pytest
 import wandb
 from bittensor_wallet import Keypair
 
-from compute.clock import ManualClock
-from compute.duty import beside
-from compute.keypairs import verify_signature
-from compute.telemetry.published import is_genuine
-from compute.telemetry.wandb_run import WandbRun, is_on, publishing
+from compute.base.clock import ManualClock
+from compute.base.tasks import beside
+from compute.telemetry.wandb_run import WandbRun, is_genuine, is_on, publishing
+from compute.wire.signing import verify_signature
 
 KEY = Keypair.create_from_uri("//publisher")
 CONTENT = {"hotkey": KEY.ss58_address, "role": "miner", "specs": {"gpu": {"count": 2}, "list": [1, 2.5, "é"]}}

@@ -44,8 +44,8 @@ import sqlite3
 import time
 
 from compute import duty
-from compute.clock import SystemClock
-from compute.neuron import run_neuron
+from compute.base.clock import SystemClock
+from compute.base.process import run_neuron
 from compute.telemetry import logs
 from compute.update.self_update import Pace, SelfUpdate
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from compute.errors import UpdateError
-from compute.reasons import UpdateReason
+from compute.base.errors import UpdateError
+from compute.base.reasons import UpdateReason
 from compute.update import trial as trials
 from compute.update.clone import Clone
 from compute.update.decision import Stay, Take, decide

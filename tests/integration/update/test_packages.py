@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from compute.errors import UpdateError
-from compute.reasons import UpdateReason
+from compute.base.errors import UpdateError
+from compute.base.reasons import UpdateReason
 from compute.update import check
 
 from .conftest import Lab

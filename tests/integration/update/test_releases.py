@@ -37,7 +37,7 @@ def test_a_good_release_is_run_by_the_same_process(lab: Lab) -> None:
 def test_a_release_that_does_not_import_is_never_run(lab: Lab) -> None:
     old = lab.head()
     lab.start()
-    broken = lab.push({"compute/clock.py": "import nothing_of_that_name\n"}, "broken")
+    broken = lab.push({"compute/base/clock.py": "import nothing_of_that_name\n"}, "broken")
     lab.until(lambda: lab.failures().get(broken, {}).get("for_good"), "it is refused")
     assert "nothing_of_that_name" in lab.log()
     lab.until(lambda: "failed_before" in lab.log(), "it is not tried again")

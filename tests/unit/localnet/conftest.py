@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from bittensor_wallet import Keypair
 
-from compute.clock import ManualClock
-from compute.localnet.codec import Codec
-from compute.localnet.epoch import grant_permits
-from compute.localnet.extrinsics import Era
-from compute.localnet.ledger import Ledger, Sealed
-from compute.localnet.runtime import RUNTIME, SPEC_VERSION, TRANSACTION_VERSION
-from compute.localnet.scale import compact
-from compute.localnet.state import Account, Hyperparameters, Neuron, State, Subnet
-from compute.localnet.store import Store
+from compute.base.clock import ManualClock
+from compute.localnet.pallet.epoch import grant_permits
+from compute.localnet.pallet.ledger import Ledger, Sealed
+from compute.localnet.pallet.state import Account, Hyperparameters, Neuron, State, Subnet
+from compute.localnet.pallet.store import Store
+from compute.localnet.substrate.codec import Codec
+from compute.localnet.substrate.extrinsics import Era
+from compute.localnet.substrate.runtime import RUNTIME, SPEC_VERSION, TRANSACTION_VERSION
+from compute.localnet.substrate.scale import compact
 
 NETUID = 27
 TAO = 10**9

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from compute.localnet.__main__ import build_parser, main
-from compute.localnet.state import Hyperparameters
+from compute.localnet.pallet.state import Hyperparameters
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -2,11 +2,11 @@ from typing import Any
 
 import pytest
 
-from compute.access import AccessPolicy
-from compute.chain import Metagraph
-from compute.chain_fake import FakeChain
-from compute.clock import ManualClock
+from compute.base.clock import ManualClock
+from compute.chain.subtensor import Metagraph
+from compute.miner.access import AccessPolicy
 from compute.miner.gate import MinerGate
+from compute.testing.chain import FakeChain
 
 
 def gate_of(chain: FakeChain, **policy: Any) -> MinerGate:

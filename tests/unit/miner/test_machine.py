@@ -1,8 +1,8 @@
 import pytest
 
-from compute.config import load_config
-from compute.miner.machine import say_what_it_earns
-from compute.specs import Gpu, MachineSpecs
+from compute.incentive.config import load_config
+from compute.miner.program import say_what_it_earns
+from compute.wire.specs import Gpu, MachineSpecs
 
 MACHINE = MachineSpecs(8, 3000.0, 64, 64, 0, 64, 100, 0, 100)
 

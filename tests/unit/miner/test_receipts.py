@@ -10,24 +10,23 @@ from typing import Any
 import bittensor
 import pytest
 
-from compute.access import AccessPolicy
-from compute.allocation.fake import FakeRuntime
-from compute.allocation.keys import RenterKey, SecretBox, SessionKey
-from compute.allocation.leases import LeaseStore
-from compute.allocation.manager import LeaseManager
-from compute.allocation.service import AllocateService
-from compute.chain_fake import FakeChain
-from compute.clock import ManualClock
-from compute.hardware import FixedHardware
-from compute.keypairs import verify_signature
+from compute.base.clock import ManualClock
+from compute.base.store import Database
+from compute.miner.access import AccessPolicy
+from compute.miner.allocate_handler import AllocateService
 from compute.miner.gate import MinerGate
+from compute.miner.hardware import FixedHardware
+from compute.miner.leases.manager import LeaseManager
+from compute.miner.leases.store import LeaseStore
 from compute.miner.service import MinerService
 from compute.protocol import Allocate, Specs
-from compute.receipts import Issuer, Receipt, check
-from compute.signing import SignerMemory
-from compute.specs import Gpu, MachineSpecs, parse_specs
-from compute.store import Database
-from compute.transport.server import RequestContext
+from compute.testing.chain import FakeChain
+from compute.testing.runtime import FakeRuntime
+from compute.wire.keys import RenterKey, SecretBox, SessionKey
+from compute.wire.receipts import Issuer, Receipt, check
+from compute.wire.server import RequestContext
+from compute.wire.signing import SignerMemory, verify_signature
+from compute.wire.specs import Gpu, MachineSpecs, parse_specs
 
 MINER, CALLER, OTHER = (bittensor.Keypair.create_from_uri(f"//{name}") for name in ("miner", "caller", "other"))
 RENTER = RenterKey.generate()

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from compute.allocation.keys import SecretBox
-from compute.allocation.leases import Lease, LeaseSecrets, LeaseStore, Owner
-from compute.allocation.runtime import LeaseKind, Limits
-from compute.allocation.states import LeaseState
-from compute.console import Output
+from compute.base.console import Output
+from compute.base.store import Database
 from compute.miner import show
-from compute.options import parse_miner
-from compute.store import Database
+from compute.miner.leases.states import LeaseState
+from compute.miner.leases.store import Lease, LeaseSecrets, LeaseStore, Owner
+from compute.miner.options import parse_miner
+from compute.miner.runtimes.base import LeaseKind, Limits
+from compute.wire.keys import SecretBox
 
 KEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from compute.errors import ConfigError
+from compute.base.errors import ConfigError
 from compute.notices.notice import Channel, Notice, NoticeKind, urls_from
 
 

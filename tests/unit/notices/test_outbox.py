@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from compute.base.store import Database
 from compute.notices.notice import Channel, NoticeKind
 from compute.notices.outbox import KEPT_NOTICES, KEPT_SECONDS, Outbox, pause_seconds
 from compute.notices.rentals import Seen
-from compute.store import Database
 
 BOTH = tuple(Channel)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from compute.clock import Clock, ManualClock
+from compute.base.clock import Clock, ManualClock
 from compute.proof.models import GpuModel, MachineVerdict, ProofSettings
 from compute.proof.session import OnVerdict, Target, prove_batch
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from compute.config import parse_config
-from compute.errors import ProofError
+from compute.base.errors import ProofError
+from compute.base.reasons import ProofReason
+from compute.incentive.config import parse_config
 from compute.proof.calibrate import Calibration, calibrate, cpu_calibration, devices_here
 from compute.proof.models import CPU_MODEL, GpuModel, ProofSettings
 from compute.proof.statement import dims_for
-from compute.reasons import ProofReason
 
 
 def core(tflops16: float) -> GpuModel:

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute.config import load_config
+from compute.base.reasons import ProofReason
+from compute.incentive.config import load_config
 from compute.proof.fingerprint import judge_device, machine_verdict, nearest_model, shared_devices, worth
 from compute.proof.models import Claim, DeviceMeasurement, GpuModel, ProofSettings
 from compute.proof.statement import Dims, dims_for
-from compute.reasons import ProofReason
 
 SETTINGS = ProofSettings()
 MODELS = {

@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import pytest
 
-from compute.config import load_config
+from compute.base.reasons import ProofReason
+from compute.incentive.config import load_config
 from compute.proof.fingerprint import judge_device, worth
 from compute.proof.models import DeviceMeasurement, GpuModel
 from compute.proof.statement import dims_for
-from compute.reasons import ProofReason
 
 CONFIG = load_config()
 MODELS = CONFIG.models

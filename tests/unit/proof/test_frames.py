@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute.errors import FrameError
+from compute.base.errors import FrameError
+from compute.base.reasons import ProofReason
 from compute.proof import frames
 from compute.proof.models import MAX_DEVICES, DeviceInfo
-from compute.reasons import ProofReason
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from compute.errors import ConfigError
+from compute.base.errors import ConfigError
 from compute.proof.models import GpuModel, ProofSettings
 
 

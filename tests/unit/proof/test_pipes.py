@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from compute.errors import SshError, SshTimeout, SshUnreachable
+from compute.base.errors import SshError, SshTimeout, SshUnreachable
 from compute.proof.pipes import ProcessChannel, local_worker
 
 ECHO = """

@@ -12,24 +12,16 @@ from typing import Any
 
 import pytest
 
-from compute.channel import Channel
-from compute.clock import ManualClock
-from compute.errors import (
-    CallError,
-    HostKeyMismatch,
-    LeaseError,
-    ProofError,
-    SshError,
-    SshTimeout,
-    SshUnreachable,
-)
+from compute.base.channel import Channel
+from compute.base.clock import ManualClock
+from compute.base.errors import CallError, HostKeyMismatch, LeaseError, ProofError, SshError, SshTimeout, SshUnreachable
+from compute.base.reasons import ProofReason, Refusal
 from compute.proof import session
-from compute.proof.fakes import FakeMachine
 from compute.proof.models import Claim, MachineVerdict, ProofSettings
 from compute.proof.session import Target
 from compute.proof.statement import Dims
 from compute.proof.verifier import draw_projection, verify_device
-from compute.reasons import ProofReason, Refusal
+from compute.testing.proof import FakeMachine
 
 RATES: dict[str, Any] = {"tflops16": 5e-6, "bandwidth_gbs": 1e-3}
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute.config import load_config
-from compute.errors import ConfigError
+from compute.base.errors import ConfigError
+from compute.incentive.config import load_config
 from compute.proof.models import GpuModel, ProofSettings
 from compute.proof.statement import compute_deadline_seconds, dims_for, rehash_deadline_seconds
 

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from benches.proof import Answer, honest_answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute.errors import ProofError
+from compute.base.errors import ProofError
+from compute.base.reasons import ProofReason
 from compute.proof import generator
-from compute.proof.bench import Answer, honest_answer
 from compute.proof.statement import Dims
 from compute.proof.verifier import Projection, draw_projection
-from compute.reasons import ProofReason
 
 DIMS = Dims(rows=3 * 1024 + 100, k=128, columns=256, passes=6, tile_rows=512)
 NONCE = bytes(range(32))

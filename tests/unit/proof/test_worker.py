@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from compute.clock import SystemClock
-from compute.config import load_config
-from compute.errors import ProofError
+from compute.base.clock import SystemClock
+from compute.base.errors import ProofError
+from compute.base.reasons import ProofReason
+from compute.incentive.config import load_config
 from compute.proof import bootstrap, worker
 from compute.proof.calibrate import DISTURBED
 from compute.proof.conversation import Conversation
@@ -25,7 +26,6 @@ from compute.proof.models import MAX_DEVICES, Claim, GpuModel, ProofSettings
 from compute.proof.pipes import ProcessChannel, local_worker
 from compute.proof.session import Target
 from compute.proof.statement import Dims, dims_for
-from compute.reasons import ProofReason
 
 SOURCE = Path(worker.__file__).read_text(encoding="utf-8")
 MODEL = GpuModel("CPU core", tflops16=1e-6, vram_gb=1.0, bandwidth_gbs=None)

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from compute.reasons import UpdateReason
+from compute.base.reasons import UpdateReason
 from compute.update.decision import Facts, Offer, Relation, Stay, Take, decide
 
 OLD, NEW, NEWER = "a" * 40, "b" * 40, "c" * 40

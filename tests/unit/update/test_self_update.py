@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from compute import duty
-from compute.clock import ManualClock
-from compute.neuron import EXIT_OK, EXIT_RESTART, StartAnew, run_neuron
-from compute.options import parse_miner
+from compute.base import tasks as duty
+from compute.base.clock import ManualClock
+from compute.base.process import EXIT_OK, EXIT_RESTART, StartAnew, run_neuron
+from compute.miner.options import parse_miner
 from compute.update import guard, self_update
 from compute.update import trial as trials
 from compute.update.check import Release

@@ -10,24 +10,24 @@ from typing import Any
 
 import pytest
 
-from compute.access import AccessLists
-from compute.chain import Metagraph
-from compute.chain_fake import FakeChain
-from compute.config import load_config
-from compute.console import Output
-from compute.errors import NotFound
-from compute.options import parse_validator
+from compute.base.console import Output
+from compute.base.errors import NotFound
+from compute.base.reasons import ProofReason
+from compute.base.store import Database
+from compute.chain.access_lists import AccessLists
+from compute.chain.subtensor import Metagraph
+from compute.incentive.config import load_config
 from compute.proof.models import Claim, DeviceMeasurement, MachineVerdict
-from compute.reasons import ProofReason
-from compute.renter.evidence import Rental, RentalEvidence
-from compute.renter.records import Penalty
-from compute.specs import Gpu, MachineSpecs
-from compute.store import Database
+from compute.rental.evidence import Rental, RentalEvidence
+from compute.rental.records import Penalty
+from compute.testing.chain import FakeChain
 from compute.validator import show
+from compute.validator.eligibility import QueryPolicy, unqueried
 from compute.validator.explain import Event, Explanation, explain
-from compute.validator.facts import FactStore, SpecsFact, WeightsState
+from compute.validator.options import parse_validator
 from compute.validator.scores import Known, score_all
-from compute.validator.standing import QueryPolicy, unqueried
+from compute.validator.store import FactStore, SpecsFact, WeightsState
+from compute.wire.specs import Gpu, MachineSpecs
 
 CONFIG = load_config()
 NOW = 1_700_000_000.0

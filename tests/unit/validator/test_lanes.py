@@ -9,23 +9,23 @@ from typing import Any
 
 import pytest
 
-from compute.access import AccessLists
-from compute.allocation.client import AllocationClient
-from compute.chain_fake import FakeChain
-from compute.clock import ManualClock
-from compute.config import load_config
-from compute.errors import CallError, SshUnreachable
+from compute.base.clock import ManualClock
+from compute.base.errors import CallError, SshUnreachable
+from compute.base.reasons import ProofReason
+from compute.base.store import Database
+from compute.chain.access_lists import AccessLists
+from compute.incentive.config import load_config
 from compute.proof.models import Claim, MachineVerdict
 from compute.protocol import Allocate, Specs
-from compute.reasons import ProofReason
-from compute.specs import Gpu, MachineSpecs
-from compute.store import Database
-from compute.transport.peer import Peer, S
-from compute.validator.facts import FactStore
+from compute.testing.chain import FakeChain
+from compute.validator.eligibility import QueryPolicy
 from compute.validator.proving import Lane, lane_sizes
 from compute.validator.rented import Leases
 from compute.validator.service import ValidatorService, ValidatorSettings
-from compute.validator.standing import QueryPolicy
+from compute.validator.store import FactStore
+from compute.wire.lease_client import AllocationClient
+from compute.wire.peer import Peer, S
+from compute.wire.specs import Gpu, MachineSpecs
 
 L4 = MachineSpecs(8, 3000.0, 64 << 30, 0, 0, 0, 100, 0, 100, (Gpu("NVIDIA L4", 23_034),))
 CONFIG = load_config()

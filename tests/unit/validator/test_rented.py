@@ -10,20 +10,20 @@ from typing import Any
 import bittensor
 import pytest
 
-from compute.access import AccessLists
-from compute.allocation.keys import SessionKey
-from compute.chain import Metagraph
-from compute.chain_fake import FakeChain
-from compute.clock import ManualClock
-from compute.errors import CallError, SshUnreachable
-from compute.keypairs import verify_signature
-from compute.reasons import ProofReason
-from compute.receipts import MAX_SECONDS, Issuer, Receipt
-from compute.renter.evidence import Rental
-from compute.specs import Gpu, MachineSpecs
-from compute.store import Database
-from compute.validator.facts import EventKind, FactStore, SpecsFact
+from compute.base.clock import ManualClock
+from compute.base.errors import CallError, SshUnreachable
+from compute.base.reasons import ProofReason
+from compute.base.store import Database
+from compute.chain.access_lists import AccessLists
+from compute.chain.subtensor import Metagraph
+from compute.rental.evidence import Rental
+from compute.testing.chain import FakeChain
 from compute.validator.rented import LOOK_SECONDS, Leases, RentedMachines
+from compute.validator.store import EventKind, FactStore, SpecsFact
+from compute.wire.keys import SessionKey
+from compute.wire.receipts import MAX_SECONDS, Issuer, Receipt
+from compute.wire.signing import verify_signature
+from compute.wire.specs import Gpu, MachineSpecs
 
 US, SIGNER, POOR, UNPERMITTED = (bittensor.Keypair.create_from_uri(f"//{name}") for name in ("us", "s", "poor", "un"))
 MINERS = [bittensor.Keypair.create_from_uri(f"//miner{number}").ss58_address for number in range(3)]

@@ -1,12 +1,12 @@
 from dataclasses import replace
 from typing import Any
 
-from compute.chain import Metagraph
-from compute.chain_fake import FakeChain
-from compute.config import load_config
-from compute.reasons import ProofReason
-from compute.validator.facts import SpecsFact, VerdictFact, VerdictHistory
+from compute.base.reasons import ProofReason
+from compute.chain.subtensor import Metagraph
+from compute.incentive.config import load_config
+from compute.testing.chain import FakeChain
 from compute.validator.scores import Known, score_all
+from compute.validator.store import SpecsFact, VerdictFact, VerdictHistory
 
 CONFIG = load_config()
 

@@ -10,26 +10,26 @@ from typing import Any
 
 import pytest
 
-from compute.access import AccessLists
-from compute.allocation.client import AllocationClient
-from compute.allocation.keys import SessionKey
-from compute.chain_fake import FakeChain
-from compute.clock import ManualClock
-from compute.config import Config, load_config
-from compute.errors import CallError, ChainUnreachable, NotRegistered, SshError, SshUnreachable
-from compute.keypairs import verify_signature
+from compute.base.clock import ManualClock
+from compute.base.errors import CallError, ChainUnreachable, NotRegistered, SshError, SshUnreachable
+from compute.base.reasons import ProofReason
+from compute.base.store import Database
+from compute.chain.access_lists import AccessLists
+from compute.incentive.config import Config, load_config
 from compute.proof.models import Claim, MachineVerdict
 from compute.protocol import Allocate, Specs
-from compute.reasons import ProofReason
-from compute.renter.evidence import Rental
-from compute.specs import Gpu, MachineSpecs
-from compute.store import Database
-from compute.transport.peer import Peer, S
-from compute.validator.facts import FactStore, SpecsFact, WeightsState
+from compute.rental.evidence import Rental
+from compute.testing.chain import FakeChain
+from compute.validator.eligibility import QueryPolicy
 from compute.validator.rented import Leases
 from compute.validator.service import SYNC_BLOCKS, ValidatorService, ValidatorSettings
-from compute.validator.standing import QueryPolicy
-from compute.validator.status import miner_rows
+from compute.validator.show import miner_rows
+from compute.validator.store import FactStore, SpecsFact, WeightsState
+from compute.wire.keys import SessionKey
+from compute.wire.lease_client import AllocationClient
+from compute.wire.peer import Peer, S
+from compute.wire.signing import verify_signature
+from compute.wire.specs import Gpu, MachineSpecs
 
 L4 = MachineSpecs(8, 3000.0, 64, 64, 0, 64, 100, 0, 100, (Gpu("NVIDIA L4", 23_034),))
 CONFIG = load_config()

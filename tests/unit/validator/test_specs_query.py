@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from compute.chain import Neuron
-from compute.chain_fake import FakeChain
-from compute.clock import ManualClock
-from compute.errors import CallError
-from compute.reasons import ProofReason
-from compute.specs import Gpu, MachineSpecs
-from compute.transport.peer import BAD_ANSWER, Peer
-from compute.validator.facts import SpecsFact
+from compute.base.clock import ManualClock
+from compute.base.errors import CallError
+from compute.base.reasons import ProofReason
+from compute.chain.subtensor import Neuron
+from compute.testing.chain import FakeChain
 from compute.validator.specs_query import query_specs
+from compute.validator.store import SpecsFact
+from compute.wire.peer import BAD_ANSWER, Peer
+from compute.wire.specs import Gpu, MachineSpecs
 
 MACHINE = MachineSpecs(8, 2000.0, 1, 1, 0, 1, 1, 0, 1, (Gpu("NVIDIA L4", 23_034),))
 

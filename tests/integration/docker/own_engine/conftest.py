@@ -25,9 +25,9 @@ import psutil
 import pytest
 from docker.client import DockerClient
 
-from compute.allocation.docker_engine import DockerEngine
-from compute.allocation.docker_options import DockerSettings
-from compute.allocation.docker_runtime import DockerRuntime
+from compute.miner.runtimes.docker import DockerRuntime
+from compute.miner.runtimes.docker_engine import DockerEngine
+from compute.miner.runtimes.docker_options import DockerSettings
 
 SMALL_IMAGE = "compute-small"
 _LEFT_OUT = ("usr/local/lib/", "opt/", "usr/share/", "var/", "usr/lib/python3", "proc/", "sys/", "dev/")

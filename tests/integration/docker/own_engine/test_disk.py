@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from compute.errors import RuntimeFailure
+from compute.base.errors import RuntimeFailure
 
 pytestmark = pytest.mark.docker
 

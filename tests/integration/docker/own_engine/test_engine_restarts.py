@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from compute.allocation.states import LeaseState
-from compute.errors import SshUnreachable
+from compute.base.errors import SshUnreachable
+from compute.miner.leases.states import LeaseState
 
 pytestmark = pytest.mark.docker
 

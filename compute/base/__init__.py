@@ -1,0 +1,1 @@
+"""What every other room stands on: errors, reasons, clock, database, SSH, console, logs, metrics, options."""

@@ -1,0 +1,1 @@
+"""What ``neurons/register.py`` is at a terminal: commands, shell, views, exit codes."""

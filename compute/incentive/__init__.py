@@ -1,0 +1,1 @@
+"""What a machine earns: ``config.yaml``, scores, weights. Pure, but for the reading of the file."""

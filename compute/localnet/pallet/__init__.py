@@ -1,0 +1,1 @@
+"""The rules of the chain: state, blocks, transactions, calls, consensus."""

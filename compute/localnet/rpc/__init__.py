@@ -1,0 +1,1 @@
+"""The node as clients see it: WebSocket, JSON-RPC, runtime APIs, storage, subscriptions."""

@@ -1,0 +1,1 @@
+"""What clients are told that the chain can do, and how it is written: SCALE, metadata, extrinsics."""

@@ -1,0 +1,1 @@
+"""What a lease runs in: a Docker container, or a process of this machine."""

@@ -1,0 +1,159 @@
+"""One lease from the first question to the first login, and the way back from every point in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from compute.base.clock import Clock
+from compute.base.errors import CallError, ComputeError, HostKeyMismatch, LeaseError, SshError
+from compute.base.reasons import Refusal
+from compute.rental.market import Offer
+from compute.rental.records import GrantRecord, GrantState, RenterStore
+from compute.rental.remote import Remote
+from compute.wire.keys import fingerprint
+from compute.wire.lease_client import SECONDS_PER_DAY, AllocationClient, LeaseKeys, run_to_end
+from compute.wire.receipts import Issuer
+from compute.wire.requirements import DeviceRequirement
+
+LOGIN_TIMEOUT_SECONDS = 15.0
+LOGIN_ATTEMPTS = 5
+LOGIN_RETRY_SECONDS = 2.0
+
+#: After these the miner may hold a lease that this side has not seen the end of.
+_MAYBE_HELD = frozenset({Refusal.STARTING, Refusal.BAD_ANSWER, Refusal.UNPINNED, Refusal.UNSPECIFIED})
+
+#: Told what happens, in a few words.
+Phase = Callable[[str], None]
+
+
+class Leasing:
+    """Takes one machine at a time; keeps the record of it true."""
+
+    def __init__(
+        self,
+        *,
+        client: AllocationClient,
+        store: RenterStore,
+        remote: Remote,
+        clock: Clock,
+        issuer: Callable[[], Issuer] | None = None,
+    ) -> None:
+        """Without ``issuer``, which may raise ConfigError, no receipts are given."""
+        self._client = client
+        self._store = store
+        self._remote = remote
+        self._clock = clock
+        self._issuer = issuer
+
+    async def lease(
+        self,
+        offer: Offer,
+        requirement: DeviceRequirement,
+        *,
+        days: int,
+        name: str,
+        allow_unpinned: bool,
+        dockerfile: str,
+        on_phase: Phase,
+    ) -> GrantRecord:
+        """Lease one machine, log in once, and return its record.
+
+        The record is written before the miner is asked, so that a crash in between leaves something to deallocate.
+        Nothing stays leased unless this returns; what could not be given back stays on record.
+
+        Raises:
+            LeaseError, CallError, SshError: why it did not work out.
+        """
+        hotkey = offer.peer.hotkey
+        if hotkey in self._store.hotkeys():
+            raise LeaseError(Refusal.BUSY, f"you already rent the machine of {hotkey}")
+        await self._client.check(offer.peer, requirement, days=days)
+        now = self._clock.now()
+        record = GrantRecord(
+            name=name,
+            peer=offer.peer,
+            state=GrantState.STARTING,
+            machine=offer.describe(),
+            requirement=requirement.to_wire(),
+            created_at=now,
+            ends_at=now + days * SECONDS_PER_DAY,
+            keys=await LeaseKeys.generate(),
+        )
+        self._store.save(record)
+        try:
+            on_phase("starting the machine" + (" and taking its steps" if dockerfile else ""))
+            grant = await self._client.allocate(
+                offer.peer,
+                requirement,
+                days=days,
+                keys=record.keys,
+                allow_unpinned=allow_unpinned,
+                dockerfile=dockerfile,
+            )
+            record = record.granted(grant)
+            self._store.save(record)
+            on_phase("logging in")
+            record = await self._log_in(record)
+            self._store.save(record)
+            await self.give_receipt(record, on_phase)
+        except BaseException as error:
+            await run_to_end(self._abandon(record, error, on_phase))
+            raise
+        self._store.note_outcome(hotkey, now, good=True)
+        return record
+
+    async def give_receipt(self, record: GrantRecord, on_phase: Phase = lambda phase: None) -> None:
+        """Give the miner a receipt, so that other validators see the rental. A miner that takes none is no failure."""
+        try:
+            await self.hand_over(record)
+        except (LeaseError, CallError) as error:
+            on_phase(f"the miner took no receipt, so other validators cannot see the rental: {error}")
+
+    async def hand_over(self, record: GrantRecord) -> None:
+        """Sign a receipt for the lease of ``record`` and give it to the miner.
+
+        Raises:
+            LeaseError, CallError: the miner did not take it.
+            StoreError: that it did could not be recorded.
+        """
+        grant = record.grant()
+        if self._issuer is None or grant.host_key is None:
+            return
+        receipt = self._issuer().issue(grant.peer.hotkey, grant.host_key, grant.port, grant.ends_at)
+        await self._client.hand_receipt(grant, receipt)
+        self._store.note_receipt(grant.host_key, receipt.until)
+
+    async def _abandon(self, record: GrantRecord, error: BaseException, on_phase: Phase) -> None:
+        """Give back what may be held, and drop the record unless the miner still holds it or does not answer."""
+        refused = isinstance(error, LeaseError) and error.reason not in _MAYBE_HELD
+        try:
+            if not refused:
+                await self._client.deallocate(record.peer, record.keys)
+        except (LeaseError, CallError) as failure:
+            on_phase(f"could not give {record.name} back, it stays on the list: {failure}")
+        else:
+            self._store.delete(record.name)
+        if isinstance(error, ComputeError):
+            self._store.note_outcome(record.hotkey, record.created_at, good=False)
+
+    async def _log_in(self, record: GrantRecord) -> GrantRecord:
+        """Log in once; where no host key was named and that was allowed, the one that answers is pinned from now on."""
+        grant = record.grant()
+        for attempt in range(1, LOGIN_ATTEMPTS + 1):
+            try:
+                if grant.host_key is None:
+                    line = await self._remote.host_key_line(
+                        grant.host, grant.port, timeout_seconds=LOGIN_TIMEOUT_SECONDS
+                    )
+                    record = replace(record, host_key=fingerprint(line), trusted_on_first_use=True)
+                    grant = record.grant()
+                await self._remote.run(grant, ["true"], timeout_seconds=LOGIN_TIMEOUT_SECONDS)
+                break
+            except HostKeyMismatch:
+                raise
+            except SshError:
+                if attempt == LOGIN_ATTEMPTS:
+                    raise
+                await self._clock.sleep(LOGIN_RETRY_SECONDS)
+        return record

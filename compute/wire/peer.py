@@ -1,0 +1,51 @@
+"""What the rest of the code knows of a peer and of calling one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from compute.protocol import Synapse
+
+BAD_ANSWER = 502
+"""The status of a ``CallError`` for an answer that is not one: no HTTP, no JSON, wrong types, too large."""
+
+S = TypeVar("S", bound="Synapse")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A neuron's axon as the chain announces it."""
+
+    hotkey: str
+    ip: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.hotkey[:8]}… at {self.ip}:{self.port}"
+
+
+class Caller(Protocol):
+    """Sends a synapse to a peer and returns the filled one."""
+
+    async def call(self, peer: Peer, synapse: S, *, timeout_seconds: float) -> S:
+        """Send ``synapse``; calls to one axon go one after the other, in the order in which they were made.
+
+        ``timeout_seconds`` bounds the request itself, not the wait for its turn.
+
+        Raises:
+            CallError: no connection, no answer in time, a refusal (its status), or an answer that is not one.
+        """
+
+
+MAX_PARTS = 4096
+"""Commas and opening brackets; those of specs are a few hundred. An object for each costs the event loop more than its
+bytes do, and the garbage collector more again."""
+
+
+def has_many_parts(text: str | bytes) -> bool:
+    """Whether ``text`` has more than ``MAX_PARTS``. Costs microseconds; what stands inside of strings counts too."""
+    if isinstance(text, bytes):
+        return sum(map(text.count, (b",", b"[", b"{"))) > MAX_PARTS
+    return sum(map(text.count, ",[{")) > MAX_PARTS

@@ -1,0 +1,168 @@
+from dataclasses import replace
+
+import pytest
+
+from compute.base.clock import ManualClock
+from compute.base.errors import ChainUnreachable, ExtrinsicRefused, NotRegistered
+from compute.base.store import Database
+from compute.testing.chain import FREE_RULES, FakeChain
+from compute.validator.store import FactStore, WeightsState
+from compute.validator.weight_setter import _ADVICE, _TOO_FAST, REFUSAL_BLOCKS, Outcome, SetResult, WeightSetter
+
+SCORES = {1: 1.0, 2: 2.0}
+WEIGHTS = {1: 32768, 2: 65535}
+
+
+class Bench:
+    """A validator at uid 0 with two miners, and its journal."""
+
+    def __init__(self) -> None:
+        self.chain = FakeChain("validator")
+        for hotkey in ("validator", "one", "two"):
+            self.chain.add(hotkey)
+        self.facts = FactStore(Database(":memory:"))
+
+    async def set(self, scores: dict[int, float] | None = None) -> SetResult:
+        # A new setter each time: nothing may depend on the memory of a process.
+        setter = WeightSetter(self.chain, self.facts, ManualClock())
+        self.chain.height += 1
+        own = self.chain.neurons[0]
+        return await setter.set(SCORES if scores is None else scores, own, uids=3, block=self.chain.height)
+
+    def state(self) -> WeightsState:
+        entry = self.facts.last_weights()
+        assert entry is not None
+        return entry.state
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+async def test_set_and_read_back(bench: Bench) -> None:
+    assert await bench.set() == SetResult(Outcome.CONFIRMED, WEIGHTS)
+    assert bench.chain.weights == {0: WEIGHTS}
+    assert bench.state() is WeightsState.CONFIRMED
+
+
+async def test_the_cadence_is_the_chains(bench: Bench) -> None:
+    bench.chain.current_rules = replace(FREE_RULES, weights_rate_limit=5)
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    for _ in range(5):
+        assert (await bench.set()).outcome is Outcome.TOO_EARLY
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    assert bench.chain.submissions == 2
+
+
+async def test_nobody_scores(bench: Bench) -> None:
+    assert (await bench.set({1: 0.0})).outcome is Outcome.NOTHING_TO_SET
+    assert bench.chain.submissions == 0
+
+
+@pytest.mark.parametrize("name", sorted(_ADVICE))
+async def test_a_refusal_is_journaled_with_what_to_do_and_asked_again_later(bench: Bench, name: str) -> None:
+    bench.chain.fail_next("set_weights", ExtrinsicRefused(name, f"the chain returned `{name}`."))
+    result = await bench.set()
+    assert result.outcome is Outcome.REFUSED
+    assert result.detail == f"{name}: the chain returned `{name}`. {_ADVICE[name]}"
+    assert bench.state() is WeightsState.REFUSED
+    for _ in range(REFUSAL_BLOCKS - 1):
+        assert (await bench.set()).outcome is Outcome.TOO_EARLY
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    assert bench.chain.submissions == 1
+
+
+@pytest.mark.parametrize("name", _TOO_FAST)
+async def test_too_fast_is_no_fault_of_anybody(bench: Bench, name: str) -> None:
+    bench.chain.fail_next("set_weights", ExtrinsicRefused(name, "too fast"))
+    assert (await bench.set()).outcome is Outcome.TOO_EARLY
+    assert bench.state() is WeightsState.REFUSED
+
+
+async def test_a_hotkey_that_has_lost_its_uid_is_told_so(bench: Bench) -> None:
+    bench.chain.fail_next("set_weights", NotRegistered("gone"))
+    with pytest.raises(NotRegistered):
+        await bench.set()
+    assert bench.state() is WeightsState.INTENT
+
+
+async def test_a_chain_that_dies_after_taking_the_weights_is_asked_again(bench: Bench) -> None:
+    bench.chain.fail_next("after_set_weights", ChainUnreachable("gone"))
+    with pytest.raises(ChainUnreachable):
+        await bench.set()
+    assert bench.state() is WeightsState.INTENT
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    assert bench.chain.submissions == 1
+
+
+async def test_a_chain_that_dies_before_taking_the_weights_gets_them_again(bench: Bench) -> None:
+    bench.chain.fail_next("set_weights", ChainUnreachable("gone"))
+    with pytest.raises(ChainUnreachable):
+        await bench.set()
+    assert bench.chain.weights == {}
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    assert bench.chain.weights == {0: WEIGHTS}
+
+
+async def test_a_crash_before_the_read_back(bench: Bench) -> None:
+    bench.chain.fail_next("held_weights", ChainUnreachable("gone"))
+    with pytest.raises(ChainUnreachable):
+        await bench.set()
+    assert bench.state() is WeightsState.SUBMITTED
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    assert bench.chain.submissions == 1
+
+
+async def test_what_the_chain_does_not_hold_is_not_called_success(bench: Bench) -> None:
+    bench.chain.keeps = False
+    assert (await bench.set()).outcome is Outcome.REFUSED
+    assert bench.state() is WeightsState.FAILED
+    bench.chain.keeps = True
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+
+
+def reveal(bench: Bench, weights: dict[int, int]) -> None:
+    bench.chain.commits.clear()
+    bench.chain.weights[0] = weights
+
+
+async def test_commit_reveal_waits_as_long_as_the_chain_has_the_commit(bench: Bench) -> None:
+    bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
+    for _ in range(50):
+        assert (await bench.set()).outcome is Outcome.PENDING
+    assert bench.chain.submissions == 1
+    reveal(bench, dict(WEIGHTS))
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    assert bench.state() is WeightsState.CONFIRMED
+
+
+async def test_a_commit_that_the_chain_has_dropped_is_made_again(bench: Bench) -> None:
+    bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
+    assert (await bench.set()).outcome is Outcome.PENDING
+    bench.chain.commits.clear()
+    assert (await bench.set()).outcome is Outcome.PENDING
+    assert bench.chain.submissions == 2
+
+
+async def test_a_crash_after_the_commit_commits_nothing_twice(bench: Bench) -> None:
+    bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
+    bench.chain.fail_next("after_set_weights", ChainUnreachable("gone"))
+    with pytest.raises(ChainUnreachable):
+        await bench.set()
+    assert bench.state() is WeightsState.INTENT
+    assert (await bench.set()).outcome is Outcome.PENDING
+    assert bench.state() is WeightsState.SUBMITTED
+    reveal(bench, dict(WEIGHTS))
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    assert bench.chain.submissions == 1
+
+
+async def test_an_old_commit_is_not_taken_for_the_new_one(bench: Bench) -> None:
+    bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
+    bench.chain.commits.append(bench.chain.height)
+    bench.chain.fail_next("set_weights", ChainUnreachable("gone"))
+    with pytest.raises(ChainUnreachable):
+        await bench.set()
+    assert (await bench.set()).outcome is Outcome.PENDING
+    assert bench.chain.submissions == 1
