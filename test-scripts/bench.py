@@ -23,7 +23,7 @@ from benches.validator import bench as subnet_bench
 from compute.base.console import Column, Output
 from compute.localnet.process import NodeProcess
 from compute.miner.hardware import docker_host
-from compute.miner.options import IMAGE
+from compute.miner.options import MinerOptions
 from compute.protocol import Allocate
 from compute.testing.crowd import OpenGate
 from compute.wire.client import DendriteCaller
@@ -116,7 +116,7 @@ def _proof() -> dict[str, float]:
 
 def _leases() -> dict[str, float]:
     """On the Docker engine of this machine; nothing where there is none."""
-    return lease_bench(IMAGE.default, docker_host(), Output(sys.stdout, sys.stderr).note)
+    return lease_bench(MinerOptions.image, docker_host(), Output(sys.stdout, sys.stderr).note)
 
 
 SECTIONS: dict[str, Callable[[], dict[str, float]]] = {

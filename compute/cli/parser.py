@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compute.base.options import shared
-from compute.base.options.kinds import integer, text
-from compute.base.options.option import Group, Option, OptionParser, add_groups, resolve
-from compute.base.options.shared import SubtensorOptions, WalletOptions
+from compute.base.options import kinds
+from compute.base.options.option import OptionGroup, OptionParser, add_groups, again, option, resolve
+from compute.base.options.shared import NeuronOptions, SubtensorOptions, WalletOptions
 from compute.base.store import key_file_beside
 
 EXAMPLE_REQUIREMENT = (
@@ -48,33 +47,37 @@ For this and every later session, with register.py on the PATH as in an active .
 """
 
 
-KEY_FILE: Option[Path | None] = Option(
-    "key.file",
-    lambda value: Path(text(value)).expanduser(),
-    None,
-    "0600 file with the key that seals the secrets in the database; made where missing.",
-    metavar="PATH",
-    default_text="the database's path with .key added",
-)
-GENERAL = Group("general", (shared.NETUID, shared.DATABASE, KEY_FILE, shared.CONFIG_FILE))
-GROUPS = (GENERAL, shared.SUBTENSOR, shared.WALLET)
-
-_count = integer(0, 1 << 16)
-_gib = integer(0, 1 << 30)
-_days = integer(1, 366)
-_seconds = integer(1, 7 * 86_400)
+_count = kinds.integer(0, 1 << 16)
+_gib = kinds.integer(0, 1 << 30)
+_days = kinds.integer(1, 366)
+_seconds = kinds.integer(1, 7 * 86_400)
 
 
 @dataclass(frozen=True)
-class RenterOptions:
+class RenterOptions(OptionGroup, title="general"):
     """Where the renter's chain, wallet and files are."""
 
-    netuid: int
-    subtensor: SubtensorOptions
-    wallet: WalletOptions
-    database: Path
-    key_file: Path
-    config_file: Path | None
+    netuid: int = again(NeuronOptions, "netuid")
+    database: Path = again(NeuronOptions, "database")
+    given_key_file: Path | None = option(
+        "key.file",
+        kinds.path,
+        None,
+        "0600 file with the key that seals the secrets in the database; made where missing.",
+        metavar="PATH",
+        default_text="the database's path with .key added",
+    )
+    config_file: Path | None = again(NeuronOptions, "config_file")
+    subtensor: SubtensorOptions = field(default_factory=SubtensorOptions)
+    wallet: WalletOptions = field(default_factory=WalletOptions)
+
+    @property
+    def key_file(self) -> Path:
+        """The file with the key of the database's secrets, wherever it is."""
+        return self.given_key_file or key_file_beside(self.database)
+
+
+GROUPS: tuple[type[OptionGroup], ...] = (RenterOptions, SubtensorOptions, WalletOptions)
 
 
 @dataclass(frozen=True)
@@ -102,16 +105,7 @@ def parse_renter(argv: Sequence[str], environ: Mapping[str, str]) -> Invocation:
         parser.error(f"only exec and ssh take a command after --, not {command}")
     if command == "exec" and not remote:
         parser.error("exec needs the command after --, such as: exec brisk-otter -- nvidia-smi")
-    values = resolve(parser, GROUPS, namespace, environ)
-    database = values[shared.DATABASE]
-    options = RenterOptions(
-        netuid=values[shared.NETUID],
-        subtensor=shared.subtensor_options(values, environ),
-        wallet=shared.wallet_options(values),
-        database=database,
-        key_file=values[KEY_FILE] or key_file_beside(database),
-        config_file=values[shared.CONFIG_FILE],
-    )
+    options = RenterOptions.of(resolve(parser, GROUPS, namespace, environ))
     as_json = bool(getattr(namespace, "json", False))
     return Invocation(command, vars(namespace), tuple(remote), options, as_json)
 

@@ -17,7 +17,7 @@ from compute.demo.cast import Actor, Kind
 from compute.localnet.newcomer import make_wallet, register
 from compute.localnet.process import NodeProcess
 from compute.miner.hardware import docker_host
-from compute.miner.options import IMAGE
+from compute.miner.options import MinerOptions
 from compute.miner.runtimes.base import Runtime
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine
@@ -188,7 +188,7 @@ class Stage:
 
 
 def _docker_runtime(miner: str) -> DockerRuntime:
-    return DockerRuntime(DockerSettings(miner=miner, image=IMAGE.default), DockerEngine(docker_host()))
+    return DockerRuntime(DockerSettings(miner=miner, image=MinerOptions.image), DockerEngine(docker_host()))
 
 
 def _clear(runtime: Runtime) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 from compute.base.options import kinds, shared
-from compute.base.options.option import Group, Option, OptionParser, read
+from compute.base.options.option import OptionGroup, OptionParser, again, option
 
 EXAMPLES = """\
 examples:
@@ -18,95 +18,140 @@ examples:
 """
 _DAY_BLOCKS = 7200
 
-EXPLAIN: Option[str | None] = Option(
-    "explain",
-    kinds.text,
-    None,
-    "Print everything that led to a miner's score, and end. The same without the dashes: explain 17. Needs no chain.",
-    metavar="UID|HOTKEY",
-)
-WHITELIST_UNRECOGNIZED = Option(
-    "validator.whitelist.unrecognized", kinds.boolean, False, "Query miners that publish no version too."
-)
-HARDWARE_QUERY = Option(
-    "validator.perform.hardware.query",
-    kinds.boolean,
-    True,
-    "Ask miners for their specs and prove their GPUs. Without it the scores stay as they are known.",
-)
-SPECS_BATCH = Option(
-    "validator.specs.batch.size",
-    kinds.integer(1, 4096),
-    64,
-    "Miners asked for their specs at once; less needs less of this machine and takes longer.",
-    metavar="N",
-)
-CHALLENGE_BATCH = Option(
-    "validator.challenge.batch.size",
-    kinds.integer(1, 4096),
-    256,
-    "Accepted; hashcat challenges are no longer sent since 1.6.0.",
-    metavar="N",
-)
-FORCE_PROMETHEUS = Option(
-    "validator.force.update.prometheus",
-    kinds.boolean,
-    False,
-    "Publish this validator's version on the chain even where the chain has it already.",
-)
-UPDATED_THRESHOLD = Option(
-    "validator.whitelist.updated.threshold",
-    kinds.percent,
-    60,
-    "Percentage of miners that must have updated before outdated ones are left out.",
-    metavar="PERCENT",
-)
-ROUNDS = Option(
-    "validator.rounds", kinds.integer(0, 10**9), 0, "End after this many rounds; 0 runs for ever.", metavar="N"
-)
-SPECS_INTERVAL = Option(
-    "validator.specs.interval",
-    kinds.integer(1, 7 * _DAY_BLOCKS),
-    150,
-    "Blocks between two queries of the specs.",
-    metavar="BLOCKS",
-)
-PROOF_INTERVAL = Option(
-    "validator.proof.interval",
-    kinds.integer(1, 7 * _DAY_BLOCKS),
-    360,
-    "Blocks between two proofs of a machine.",
-    metavar="BLOCKS",
-)
 
-GROUPS: tuple[Group, ...] = (
-    replace(shared.GENERAL, options=(*shared.GENERAL.options, EXPLAIN)),
-    shared.SUBTENSOR,
-    shared.WALLET,
-    Group("rounds", (HARDWARE_QUERY, SPECS_BATCH, SPECS_INTERVAL, PROOF_INTERVAL, ROUNDS, FORCE_PROMETHEUS)),
-    Group("which miners", (WHITELIST_UNRECOGNIZED, UPDATED_THRESHOLD)),
-    shared.LISTS,
-    shared.LOGGING,
-    shared.METRICS,
-    shared.VALIDATOR_AXON,
-    Group("retired", (CHALLENGE_BATCH,)),
-)
+@dataclass(frozen=True)
+class GeneralOptions(shared.NeuronOptions, title="general"):
+    """What both neurons can be told, and what a validator can be asked besides."""
+
+    explain: str | None = option(
+        "explain",
+        kinds.text,
+        None,
+        "Print everything that led to a miner's score, and end. The same without the dashes: explain 17. Needs"
+        " no chain.",
+        metavar="UID|HOTKEY",
+    )
 
 
 @dataclass(frozen=True)
-class ValidatorOptions(shared.NeuronOptions):
-    """Everything that a validator can be told on its command line. Intervals are in blocks."""
+class RoundOptions(OptionGroup, title="rounds"):
+    """How often and how much is asked. Intervals are in blocks."""
 
-    explain: str | None
-    whitelist_unrecognized: bool
-    perform_hardware_query: bool
-    specs_batch_size: int
-    challenge_batch_size: int
-    force_update_prometheus: bool
-    updated_threshold_percent: int
-    rounds: int
-    specs_interval_blocks: int
-    proof_interval_blocks: int
+    perform_hardware_query: bool = option(
+        "validator.perform.hardware.query",
+        kinds.boolean,
+        True,
+        "Ask miners for their specs and prove their GPUs. Without it the scores stay as they are known.",
+    )
+    specs_batch_size: int = option(
+        "validator.specs.batch.size",
+        kinds.integer(1, 4096),
+        64,
+        "Miners asked for their specs at once; less needs less of this machine and takes longer.",
+        metavar="N",
+    )
+    specs_interval_blocks: int = option(
+        "validator.specs.interval",
+        kinds.integer(1, 7 * _DAY_BLOCKS),
+        150,
+        "Blocks between two queries of the specs.",
+        metavar="BLOCKS",
+    )
+    proof_interval_blocks: int = option(
+        "validator.proof.interval",
+        kinds.integer(1, 7 * _DAY_BLOCKS),
+        360,
+        "Blocks between two proofs of a machine.",
+        metavar="BLOCKS",
+    )
+    rounds: int = option(
+        "validator.rounds", kinds.integer(0, 10**9), 0, "End after this many rounds; 0 runs for ever.", metavar="N"
+    )
+    force_update_prometheus: bool = option(
+        "validator.force.update.prometheus",
+        kinds.boolean,
+        False,
+        "Publish this validator's version on the chain even where the chain has it already.",
+    )
+
+
+@dataclass(frozen=True)
+class QueryOptions(OptionGroup, title="which miners"):
+    """Which miners are asked, besides what the lists say."""
+
+    whitelist_unrecognized: bool = option(
+        "validator.whitelist.unrecognized", kinds.boolean, False, "Query miners that publish no version too."
+    )
+    updated_threshold_percent: int = option(
+        "validator.whitelist.updated.threshold",
+        kinds.percent,
+        60,
+        "Percentage of miners that must have updated before outdated ones are left out.",
+        metavar="PERCENT",
+    )
+
+
+_UNUSED = "Accepted; a validator opens no axon."
+
+
+@dataclass(frozen=True)
+class AxonOptions(OptionGroup, title="axon (a validator opens none)"):
+    """What others are told of this validator's address. ``external_ip`` None: none."""
+
+    external_ip: str | None = again(
+        shared.AxonOptions,
+        "external_ip",
+        help="Address that miners are told in the header of each request, and that the chain's record has.",
+        default_text="none",
+    )
+    external_port: int | None = again(
+        shared.AxonOptions,
+        "external_port",
+        help="Port in the chain's record of this validator's version; nothing listens there.",
+    )
+    port: int = again(
+        shared.AxonOptions,
+        "port",
+        help="Port in the chain's record of this validator's version without --axon.external_port; nothing listens"
+        " there.",
+    )
+    ip: str = again(shared.AxonOptions, "ip", help=_UNUSED)
+    max_workers: int = again(shared.AxonOptions, "max_workers", help=_UNUSED)
+
+
+@dataclass(frozen=True)
+class RetiredOptions(OptionGroup, title="retired"):
+    """What a validator still takes and no longer uses."""
+
+    challenge_batch_size: int = option(
+        "validator.challenge.batch.size",
+        kinds.integer(1, 4096),
+        256,
+        "Accepted; hashcat challenges are no longer sent since 1.6.0.",
+        metavar="N",
+    )
+
+
+@dataclass(frozen=True)
+class ValidatorOptions(RoundOptions, QueryOptions, RetiredOptions, GeneralOptions):
+    """Everything that a validator can be told on its command line."""
+
+    axon: AxonOptions = field(default_factory=AxonOptions)
+
+
+GROUPS: tuple[type[OptionGroup], ...] = (
+    GeneralOptions,
+    shared.SubtensorOptions,
+    shared.WalletOptions,
+    RoundOptions,
+    QueryOptions,
+    shared.ListOptions,
+    shared.LoggingOptions,
+    shared.MetricsOptions,
+    AxonOptions,
+    RetiredOptions,
+)
+"""What a validator can be told, in the order of its help."""
 
 
 def parse_validator(argv: Sequence[str], environ: Mapping[str, str]) -> ValidatorOptions:
@@ -120,19 +165,6 @@ def parse_validator(argv: Sequence[str], environ: Mapping[str, str]) -> Validato
         usage="%(prog)s [options]\n       %(prog)s explain UID|HOTKEY [options]",
         epilog=EXAMPLES,
     )
-    if argv[:1] == [EXPLAIN.name]:
-        argv = [f"--{EXPLAIN.name}", *argv[1:]]
-    values = read(parser, GROUPS, argv, environ)
-    return ValidatorOptions(
-        **vars(shared.neuron_options(parser, values, environ, questions=(shared.STATUS, EXPLAIN))),
-        explain=values[EXPLAIN],
-        whitelist_unrecognized=values[WHITELIST_UNRECOGNIZED],
-        perform_hardware_query=values[HARDWARE_QUERY],
-        specs_batch_size=values[SPECS_BATCH],
-        challenge_batch_size=values[CHALLENGE_BATCH],
-        force_update_prometheus=values[FORCE_PROMETHEUS],
-        updated_threshold_percent=values[UPDATED_THRESHOLD],
-        rounds=values[ROUNDS],
-        specs_interval_blocks=values[SPECS_INTERVAL],
-        proof_interval_blocks=values[PROOF_INTERVAL],
-    )
+    if argv[:1] == ["explain"]:
+        argv = ["--explain", *argv[1:]]
+    return ValidatorOptions.of(shared.neuron_values(parser, GROUPS, argv, environ, questions=("status", "explain")))

@@ -8,12 +8,11 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from compute.base.options.option import Group, Option
+from compute.base.options.option import Option, OptionGroup, options_of
 from compute.base.reasons import AccessReason, ProofReason, Reason, Refusal, UpdateReason
 from compute.cli.parser import EXAMPLE_REQUIREMENT, build_parser, parse_renter
 from compute.incentive.config import load_config
@@ -68,12 +67,12 @@ PARSE: dict[str, Callable[[Sequence[str], Mapping[str, str]], object]] = {
 }
 
 
-def rows(groups: Sequence[Group]) -> list[str]:
+def rows(groups: Sequence[type[OptionGroup]]) -> list[str]:
     """One line of a Markdown table per option, as docs/options.md must have it."""
-    return [row(option) for group in groups for option in group.options]
+    return [row(option) for group in groups for option in options_of(group)]
 
 
-def row(option: Option[Any]) -> str:
+def row(option: Option) -> str:
     value = "[BOOL]" if option.is_flag else option.metavar.replace("|", "\\|")
     names = f"`--{option.name} {value}`" + (f", `--{option.negation}`" if option.negation else "")
     variable = f"`${option.variable}`, else " if option.variable else ""
@@ -86,7 +85,7 @@ def section(title: str) -> str:
 
 
 @pytest.mark.parametrize(("title", "groups"), [("Miner", MINER), ("Validator", VALIDATOR)])
-def test_the_option_tables_are_the_parsers(title: str, groups: Sequence[Group]) -> None:
+def test_the_option_tables_are_the_parsers(title: str, groups: Sequence[type[OptionGroup]]) -> None:
     written = [line for line in section(title).splitlines() if line.startswith("| `--")]
     expected = rows(groups)
     assert sorted(set(expected) - set(written)) == [], "rows that docs/options.md lacks"
@@ -96,7 +95,7 @@ def test_the_option_tables_are_the_parsers(title: str, groups: Sequence[Group]) 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_page_speaks_of_an_option_that_does_not_exist(page: Path) -> None:
-    known = {f"--{name}" for group in (*MINER, *VALIDATOR) for option in group.options for name in names(option)}
+    known = {f"--{name}" for group in (*MINER, *VALIDATOR) for option in options_of(group) for name in names(option)}
     found = re.findall(r"(?<![\w-])--[a-z][\w.*-]*", TEXTS[page])
     # "--wallet.*" is a family, and a full stop may follow a name.
     named = {name.rstrip(".") for name in found if not name.endswith(".*")}
@@ -109,14 +108,14 @@ def test_no_page_speaks_of_an_option_that_does_not_exist(page: Path) -> None:
 def test_the_page_on_renting_has_every_command_and_option() -> None:
     for command in renter_commands():
         assert re.search(rf"^\|.*`{command}`", RENTING, flags=re.MULTILINE), command
-    shared = {f"--{name}" for group in MINER for option in group.options for name in names(option)}
+    shared = {f"--{name}" for group in MINER for option in options_of(group) for name in names(option)}
     for name in renter_options() - shared - {"-h", "--help"}:
         assert re.search(rf"`{name}[ `]", RENTING), name
     assert EXAMPLE_REQUIREMENT in RENTING
     assert EXAMPLE_REQUIREMENT in TEXTS[ROOT / "README.md"]
 
 
-def names(option: Option[Any]) -> list[str]:
+def names(option: Option) -> list[str]:
     return [option.name, *([option.negation] if option.negation else [])]
 
 
@@ -212,8 +211,8 @@ def variables_of_the_code() -> set[str]:
     python = [*(ROOT / "compute").rglob("*.py"), *(ROOT / "neurons").glob("*.py")]
     found = read_in(r'^[A-Z_]*_VARIABLE = "([A-Z0-9_]+)"', python)
     found |= read_in(r'environ(?:\.get\(|\[)"([A-Z0-9_]+)"(?!\] =)', python)
-    # The first belongs to an option, the second to every program that starts Python.
-    return found - {"BT_SUBTENSOR_CHAIN_ENDPOINT", "PYTHONPATH"}
+    # Every program that starts Python knows this one.
+    return found - {"PYTHONPATH"}
 
 
 def variables_of(page: str, part: str = "") -> set[str]:
@@ -223,7 +222,7 @@ def variables_of(page: str, part: str = "") -> set[str]:
     return set(re.findall(r"^\| `([A-Z0-9_]+)` \|", text.partition("\n## ")[0], flags=re.MULTILINE))
 
 
-OF_OPTIONS = {option.variable for group in (*MINER, *VALIDATOR) for option in group.options if option.variable}
+OF_OPTIONS = {option.variable for group in (*MINER, *VALIDATOR) for option in options_of(group) if option.variable}
 
 
 def test_every_variable_that_the_code_reads_is_in_the_documentation_and_none_else() -> None:

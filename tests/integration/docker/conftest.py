@@ -33,7 +33,7 @@ from compute.miner.allocate_handler import AllocateService
 from compute.miner.hardware import DEFAULT_DOCKER_HOST
 from compute.miner.leases.manager import LeaseManager
 from compute.miner.leases.store import LeaseStore
-from compute.miner.options import IMAGE as MINER_IMAGE
+from compute.miner.options import MinerOptions
 from compute.miner.runtimes.base import Endpoint, LeaseKind, LeaseOrder, Limits, RuntimeStatus
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine, EngineGone
@@ -43,7 +43,7 @@ from compute.wire.keys import SecretBox, SessionKey
 from ..renting import SPECS, Renter
 
 ENGINE = os.environ.get("DOCKER_HOST") or DEFAULT_DOCKER_HOST
-IMAGE = os.environ.get("COMPUTE_TEST_IMAGE") or MINER_IMAGE.default
+IMAGE = os.environ.get("COMPUTE_TEST_IMAGE") or MinerOptions.image
 HOW = (
     "Enable it with: sudo apt-get install -y docker.io debootstrap && sudo systemctl start docker && "
     "sudo PYTHON=.venv/bin/python docker/build-base.sh"

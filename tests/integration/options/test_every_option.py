@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compute.base.options.option import Group
+from compute.base.options.option import OptionGroup, options_of
 from compute.miner.options import GROUPS as MINER
 from compute.validator.options import GROUPS as VALIDATOR
 
@@ -25,8 +25,8 @@ def shown(role: str) -> set[str]:
 
 
 @pytest.mark.parametrize(("role", "groups"), [("miner", MINER), ("validator", VALIDATOR)])
-def test_every_option_is_shown_by_a_test(role: str, groups: Sequence[Group]) -> None:
-    options = {option.name for group in groups for option in group.options}
+def test_every_option_is_shown_by_a_test(role: str, groups: Sequence[type[OptionGroup]]) -> None:
+    options = {option.name for group in groups for option in options_of(group)}
     missing = options - shown(role)
     assert not missing, (
         f"no test shows what these options do to a running {role}: {', '.join(sorted(missing))}. Give them to a neuron "

@@ -3,15 +3,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from compute.base.options import shared as groups
-from compute.base.options.option import OptionParser, add_groups, resolve
+from compute.base.options.option import OptionGroup, OptionParser, add_groups, options_of, resolve
+from compute.cli.parser import GROUPS as RENTER
+from compute.cli.parser import RenterOptions
+from compute.miner.options import GROUPS as MINER
 from compute.miner.options import MinerOptions, RuntimeKind, parse_miner
-from compute.validator.options import parse_validator
+from compute.validator.options import GROUPS as VALIDATOR
+from compute.validator.options import ValidatorOptions, parse_validator
 
 ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 BOB = "5FHneW46xGXgs5mUiveU4sbTyGBzmstUspZC92UhjJM694ty"
@@ -113,7 +118,7 @@ def test_every_option_reaches_its_field_of_the_miner() -> None:
         version_file="https://example.org/v.py",
         auto_update=False,
         ssh_port=4,
-        ssh_host="127.0.0.5",
+        given_ssh_host="127.0.0.5",
         runtime=RuntimeKind.LOCAL,
         image="compute-machine",
         network_close=True,
@@ -306,15 +311,32 @@ def test_help_shows_defaults_and_examples(parse: Parse, capsys: pytest.CaptureFi
 
 def test_groups_serve_a_parser_with_sub_commands() -> None:
     """register.py declares the shared groups before and behind its sub-commands."""
-    shared = (groups.SUBTENSOR, groups.WALLET)
+    shared = (groups.SubtensorOptions, groups.WalletOptions)
     parser = OptionParser(prog="register")
     add_groups(parser, shared)
     command = parser.add_subparsers(dest="command").add_parser("list")
     add_groups(command, shared)
     namespace = parser.parse_args(["--wallet.name", "before", "list", "--subtensor.network", "test"])
     values = resolve(parser, shared, namespace, {})
-    assert groups.wallet_options(values).name == "before"
-    assert groups.subtensor_options(values, {}).network == "test"
+    assert groups.WalletOptions.of(values).name == "before"
+    assert groups.SubtensorOptions.of(values).network == "test"
+
+
+def all_options(kind: type[OptionGroup]) -> list[str]:
+    """The names of the options in an object of options, those of the groups in it too."""
+    nested = [each.default_factory for each in fields(kind)]
+    inner = [name for group in nested if isinstance(group, type) for name in all_options(group)]
+    return [each.name for each in options_of(kind)] + inner
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"), [(MinerOptions, MINER), (ValidatorOptions, VALIDATOR), (RenterOptions, RENTER)]
+)
+def test_what_the_help_shows_is_what_the_program_gets(
+    kind: type[OptionGroup], shown: tuple[type[OptionGroup], ...]
+) -> None:
+    names = [each.name for group in shown for each in options_of(group)]
+    assert sorted(names) == sorted(all_options(kind))
 
 
 def test_help_does_not_import_the_sdk() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from compute.base.options import shared as groups
-from compute.base.options.option import Values
+from compute.base.options.option import OptionParser, options_of, read
 
 # The SDK reads its variables while it is imported, so each question is asked in a process of its own.
 ASK = """
@@ -30,8 +30,8 @@ for action in parser._actions:
 sys.stderr.write("ANSWER" + json.dumps(rows))
 """
 SAMPLES = {"bool": "false", "int": "17", "str": "127.0.0.2"}
-GROUPS = (groups.SUBTENSOR, groups.WALLET, groups.LOGGING, groups.AXON)
-OWN = {"logging.json"}
+GROUPS = (groups.SubtensorOptions, groups.WalletOptions, groups.LoggingOptions, groups.AxonOptions)
+OPTIONS = [option for group in GROUPS for option in options_of(group) if option.name != "logging.json"]
 
 
 def sdk_options(variables: dict[str, str]) -> dict[str, tuple[str, Any]]:
@@ -52,24 +52,21 @@ def sdk_options(variables: dict[str, str]) -> dict[str, tuple[str, Any]]:
 
 
 def our_defaults(variables: dict[str, str]) -> dict[str, object]:
-    options = [option for group in GROUPS for option in group.options if option.name not in OWN]
     return {
         option.name: option.parse(variables[option.variable])
         if option.variable and variables.get(option.variable)
         else option.default
-        for option in options
+        for option in OPTIONS
     }
 
 
 def test_names_types_and_defaults_are_the_sdks() -> None:
     sdk = sdk_options({})
     assert our_defaults({}) == {name: default for name, (_, default) in sdk.items()}
-    for group in GROUPS:
-        for option in group.options:
-            if option.name not in OWN:
-                kind = sdk[option.name][0]
-                sample = "ws://127.0.0.2:7" if option.name.startswith("subtensor.") and kind == "str" else SAMPLES[kind]
-                assert type(option.parse(sample)).__name__ == kind
+    for option in OPTIONS:
+        kind = sdk[option.name][0]
+        sample = "ws://127.0.0.2:7" if option.name.startswith("subtensor.") and kind == "str" else SAMPLES[kind]
+        assert type(option.parse(sample)).__name__ == kind
 
 
 def test_variables_are_the_sdks() -> None:
@@ -94,6 +91,5 @@ def test_variables_are_the_sdks() -> None:
 @pytest.mark.parametrize(("word", "expected"), [("0", False), ("false", False), ("1", True)])
 def test_a_logging_variable_that_says_false_is_false_here(word: str, expected: bool) -> None:
     """The one deliberate difference: the SDK takes any text in these variables, "0" and "false" too, for true."""
-    assert groups.DEBUG.variable == "BT_LOGGING_DEBUG"
-    assert groups.DEBUG.parse(word) is expected
-    assert isinstance(Values({}, {"logging.debug": expected})[groups.DEBUG], bool)
+    values = read(OptionParser(), [groups.LoggingOptions], [], {"BT_LOGGING_DEBUG": word})
+    assert groups.LoggingOptions.of(values).debug is expected
