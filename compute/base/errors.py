@@ -11,7 +11,12 @@
     │   ├── ChainUnreachable       no node answers; retry later
     │   ├── NotRegistered          this hotkey has no uid on the subnet
     │   └── ExtrinsicRefused       the chain refused: its own error name
-    ├── CallError              a request to a peer's axon failed: status code and message
+    ├── CallError              a request to a peer's axon failed
+    │   ├── CallTimeout            no answer in time; the peer may have acted
+    │   ├── CallUnreachable        no connection, or nothing there that serves axons; nothing was done
+    │   ├── CallRefused            the peer refused (4xx); nothing was done
+    │   ├── CallFailed             the peer failed while it worked on the request (5xx); it may have acted
+    │   └── BadAnswer              an answer that cannot be read; the peer may have acted
     ├── SshError               an SSH session
     │   ├── SshUnreachable         no TCP, no banner, no login
     │   ├── HostKeyMismatch        somebody else answered
@@ -80,11 +85,44 @@ class ExtrinsicRefused(ChainError):
 
 
 class CallError(ComputeError):
-    """A request to a peer's axon failed; ``status`` is its HTTP-like code (408 timeout, 503 no connection)."""
+    """A request to a peer's axon failed, and the class says how. ``status`` is the HTTP-like code to show to people."""
 
-    def __init__(self, status: int, message: str) -> None:
+    status: int
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
-        self.status = status
+        if status is not None:
+            self.status = status
+
+
+class CallTimeout(CallError):
+    """No answer in time. The peer may have acted on the request, and may answer the next one."""
+
+    status = 408
+
+
+class CallUnreachable(CallError):
+    """No connection, or whoever answers there serves no axon now. The peer has not acted on the request."""
+
+    status = 503
+
+
+class CallRefused(CallError):
+    """The peer refused the request (a status 4xx of its own) and has not acted on it."""
+
+    status = 403
+
+
+class CallFailed(CallError):
+    """The peer failed while it worked on the request (a status 5xx of its own). It may have acted."""
+
+    status = 500
+
+
+class BadAnswer(CallError):
+    """The answer is none: no HTTP, no JSON, wrong types, too large. The peer may have acted on the request."""
+
+    status = 502
 
 
 class SshError(ComputeError):

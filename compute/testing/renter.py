@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from compute.base.errors import CallError, HostKeyMismatch, SshError
+from compute.base.errors import CallUnreachable, HostKeyMismatch, SshError
 from compute.base.reasons import Refusal
 from compute.base.ssh import CommandResult
 from compute.chain.subtensor import Metagraph, Neuron
@@ -100,7 +100,7 @@ class FakeSubnet:
         await asyncio.sleep(0)
         miner = self.miners[peer.hotkey]
         if peer != miner.peer:
-            raise CallError(503, f"nobody at {peer}")
+            raise CallUnreachable(f"nobody at {peer}")
         field = "specs_output" if isinstance(synapse, Specs) else "output"
         # As the SDK does: what the peer sent goes into the field unchecked.
         answer: S = synapse.model_copy()

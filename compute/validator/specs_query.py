@@ -7,12 +7,12 @@ import itertools
 from collections.abc import AsyncIterator, Iterable
 
 from compute.base.clock import Clock, within
-from compute.base.errors import CallError
+from compute.base.errors import BadAnswer, CallError, CallRefused
 from compute.base.reasons import ProofReason
 from compute.chain.subtensor import Neuron
 from compute.protocol import Specs
 from compute.validator.store import SpecsFact
-from compute.wire.peer import BAD_ANSWER, Caller, Peer
+from compute.wire.peer import Caller, Peer
 from compute.wire.specs import SpecsError, parse_specs
 
 REQUEST_SECONDS = 10.0
@@ -62,12 +62,12 @@ async def _ask(neuron: Neuron, caller: Caller, clock: Clock, block: int, request
         machine = parse_specs(answer.specs_output)
     except (asyncio.TimeoutError, TimeoutError):
         return fact(ProofReason.TIMEOUT, detail=f"no answer within {_TURN_SECONDS:.0f} s")
-    except CallError as error:
-        refused = 400 <= error.status < 500 and error.status != 408
-        unanswered = ProofReason.BAD_SPECS if error.status == BAD_ANSWER else ProofReason.UNREACHABLE
-        return fact(ProofReason.REFUSED if refused else unanswered, detail=str(error))
-    except SpecsError as error:
+    except (BadAnswer, SpecsError) as error:
         return fact(ProofReason.BAD_SPECS, detail=str(error))
+    except CallRefused as error:
+        return fact(ProofReason.REFUSED, detail=str(error))
+    except CallError as error:
+        return fact(ProofReason.UNREACHABLE, detail=str(error))
     if not machine.gpus:
         return fact(ProofReason.NO_GPU, answer.specs_output)
     return fact(ProofReason.OK, answer.specs_output)

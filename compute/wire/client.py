@@ -12,10 +12,10 @@ from weakref import WeakValueDictionary
 import aiohttp
 import bittensor
 
-from compute.base.errors import CallError
+from compute.base.errors import BadAnswer, CallError, CallFailed, CallRefused, CallTimeout, CallUnreachable
 from compute.protocol import Allocate, Synapse
 from compute.wire import signing
-from compute.wire.peer import BAD_ANSWER, MAX_PARTS, Peer, S, has_many_parts
+from compute.wire.peer import MAX_PARTS, Peer, S, has_many_parts
 
 MAX_ANSWER_BYTES = 128 * 1024
 """Twice the longest specs that are read, whose quotes are escaped."""
@@ -125,11 +125,11 @@ class DendriteCaller:
         try:
             await self._dendrite.exchange(axon, filled, timeout_seconds)
         except asyncio.TimeoutError:
-            raise CallError(408, f"{peer}: no answer within {timeout_seconds:g} s") from None
+            raise CallTimeout(f"{peer}: no answer within {timeout_seconds:g} s") from None
         except (aiohttp.ClientConnectionError, OSError) as error:
-            raise CallError(503, f"{peer}: no connection: {_short(error)}") from error
+            raise CallUnreachable(f"{peer}: no connection: {_short(error)}") from error
         except Exception as error:  # whatever aiohttp, json, pydantic or the SDK find wrong with what the peer sent
-            raise CallError(BAD_ANSWER, f"{peer}: {type(error).__name__}: {error}"[:_MAX_MESSAGE]) from error
+            raise BadAnswer(f"{peer}: {type(error).__name__}: {error}"[:_MAX_MESSAGE]) from error
         _check_success(peer, filled)
         return filled
 
@@ -144,7 +144,17 @@ def _check_success(peer: Peer, answer: Synapse) -> None:
     terminal = answer.dendrite
     status = terminal.status_code if terminal is not None else None
     if status is None or not str(status).isdigit():
-        raise CallError(BAD_ANSWER, f"{peer}: no status in the answer")
+        raise BadAnswer(f"{peer}: no status in the answer")
     if int(status) != 200:
         message = str(terminal.status_message or "no message")[:_MAX_MESSAGE] if terminal is not None else "no message"
-        raise CallError(int(status), f"{peer}: {message}")
+        raise _kind_of(int(status))(f"{peer}: {message}", status=int(status))
+
+
+def _kind_of(status: int) -> type[CallError]:
+    """What a status of the peer's own, other than 200, means."""
+    for kind in (CallTimeout, CallUnreachable, BadAnswer):
+        if status == kind.status:
+            return kind
+    if status < 400:
+        return CallUnreachable
+    return CallRefused if status < 500 else CallFailed

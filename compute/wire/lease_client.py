@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any
 
 from compute.base.clock import Clock
-from compute.base.errors import CallError, LeaseError
+from compute.base.errors import CallError, CallRefused, CallTimeout, CallUnreachable, LeaseError
 from compute.base.reasons import Refusal
 from compute.protocol import Allocate
 from compute.wire.answers import SignedAnswers, accepted, open_info
@@ -40,10 +40,6 @@ RELEASE_TIMEOUT_SECONDS = 10.0
 RELEASE_ATTEMPTS = 3
 RETRY_SECONDS = 2.0
 MAX_RETRY_SECONDS = 30.0
-
-_REQUEST_TIMEOUT = 408
-_NO_CONNECTION = 503
-_SERVER_ERRORS = 500
 
 
 class Change(str, Enum):
@@ -350,10 +346,8 @@ class AllocationClient:
                 if error.reason is not Refusal.STARTING and not still_working:
                     raise
                 pause = min(max(error.retry_after_seconds or RETRY_SECONDS, 0.1), MAX_RETRY_SECONDS)
-                last: LeaseError | CallError = error
-            except CallError as error:
-                if error.status != _REQUEST_TIMEOUT:
-                    raise
+                last: LeaseError | CallTimeout = error
+            except CallTimeout as error:
                 pause = RETRY_SECONDS
                 last = error
             if self._clock.monotonic() + pause >= deadline:
@@ -369,9 +363,8 @@ class AllocationClient:
         except LeaseError as error:
             attempt.uncertain = before or error.reason in {Refusal.STARTING, Refusal.BAD_ANSWER}
             raise
-        except CallError as error:
-            unanswered = error.status == _REQUEST_TIMEOUT or error.status >= _SERVER_ERRORS
-            attempt.uncertain = before or (unanswered and error.status != _NO_CONNECTION)
+        except (CallRefused, CallUnreachable):
+            attempt.uncertain = before
             raise
 
     async def _ask(self, peer: Peer, synapse: Allocate, timeout_seconds: float) -> Mapping[str, object]:

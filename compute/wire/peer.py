@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     from compute.protocol import Synapse
 
-BAD_ANSWER = 502
-"""The status of a ``CallError`` for an answer that is not one: no HTTP, no JSON, wrong types, too large."""
-
 S = TypeVar("S", bound="Synapse")
 
 
@@ -35,7 +32,7 @@ class Caller(Protocol):
         ``timeout_seconds`` bounds the request itself, not the wait for its turn.
 
         Raises:
-            CallError: no connection, no answer in time, a refusal (its status), or an answer that is not one.
+            CallError: no connection, no answer in time, a refusal, or an answer that is not one; its class says which.
         """
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from compute.base.errors import (
-    CallError,
+    CallUnreachable,
     ChainError,
     ChainUnreachable,
     ComputeError,
@@ -163,7 +163,7 @@ def test_deallocate_asks_at_a_terminal(world: Any, answer: str, gone: bool) -> N
 
 def test_deallocate_all_goes_on_after_a_failure_and_reports_it(world: Any) -> None:
     first, second = allocated(world), allocated(world)
-    world.small.scripts["deallocate"] = CallError(503, "gone")
+    world.small.scripts["deallocate"] = CallUnreachable("gone")
     ran = world.run("deallocate", "--all", "--yes", "--json")
     assert ran.code == Exit.NETWORK
     assert json.loads(ran.stdout) == {"done": [second]}
@@ -256,7 +256,7 @@ def test_penalties(world: Any) -> None:
         (NotRegistered("no uid"), Exit.CHAIN),
         (ConfigError("no wallet"), Exit.LOCAL),
         (StoreError("full"), Exit.LOCAL),
-        (CallError(503, "down"), Exit.NETWORK),
+        (CallUnreachable("down"), Exit.NETWORK),
         (SshTimeout("late"), Exit.NETWORK),
     ],
 )
@@ -399,6 +399,6 @@ def test_help_is_quick_to_import_and_teaches() -> None:
 @pytest.mark.parametrize("reason", [None, *Refusal])
 def test_advice_fits_a_line_so_that_it_can_be_copied(reason: Refusal | None) -> None:
     kinds = [UsageError, NotRegistered, ChainUnreachable, ChainError, HostKeyMismatch, SshError, NotFound, StoreError]
-    errors = [kind("") for kind in kinds] + [CallError(503, ""), ConfigError("")]
+    errors = [kind("") for kind in kinds] + [CallUnreachable(""), ConfigError("")]
     for error in errors if reason is None else [LeaseError(reason, "")]:
         assert len(advice(error)) <= 80

@@ -14,7 +14,15 @@ import pytest
 
 from compute.base.channel import Channel
 from compute.base.clock import ManualClock
-from compute.base.errors import CallError, HostKeyMismatch, LeaseError, ProofError, SshError, SshTimeout, SshUnreachable
+from compute.base.errors import (
+    CallUnreachable,
+    HostKeyMismatch,
+    LeaseError,
+    ProofError,
+    SshError,
+    SshTimeout,
+    SshUnreachable,
+)
 from compute.base.reasons import ProofReason, Refusal
 from compute.proof import session
 from compute.proof.models import Claim, MachineVerdict, ProofSettings
@@ -271,7 +279,7 @@ def failing(error: BaseException) -> Target:
         (SshTimeout("slow"), ProofReason.TIMEOUT),
         (HostKeyMismatch("other key"), ProofReason.HOST_KEY_MISMATCH),
         (LeaseError(Refusal.BUSY, "busy"), ProofReason.REFUSED),
-        (CallError(503, "no axon"), ProofReason.UNREACHABLE),
+        (CallUnreachable("no axon"), ProofReason.UNREACHABLE),
         (ProofError(ProofReason.RENTED, "rented"), ProofReason.RENTED),
     ],
 )

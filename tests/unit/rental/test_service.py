@@ -10,6 +10,8 @@ import pytest
 
 from compute.base.errors import (
     CallError,
+    CallTimeout,
+    CallUnreachable,
     ChainUnreachable,
     HostKeyMismatch,
     LeaseError,
@@ -74,7 +76,7 @@ async def test_the_only_one_tried_says_why_itself(world: Any) -> None:
 
 
 async def test_of_several_each_says_why(world: Any) -> None:
-    world.small.scripts["check"] = CallError(408, "late")
+    world.small.scripts["check"] = CallTimeout("late")
     world.large.scripts["check"] = scripted_no("busy")
     with pytest.raises(NotFound, match="none of the 2 machines") as caught:
         await world.service.allocate(ONE_GPU)
@@ -162,7 +164,7 @@ async def test_an_impostor_is_not_waited_for(world: Any) -> None:
 
 async def test_what_cannot_be_given_back_stays_on_the_list(world: Any) -> None:
     world.remote.down = 100
-    world.large.scripts["deallocate"] = CallError(503, "gone")
+    world.large.scripts["deallocate"] = CallUnreachable("gone")
     phases: list[str] = []
     with pytest.raises(SshError):
         await world.service.allocate(WITH_H200, on_phase=phases.append)
@@ -230,7 +232,7 @@ async def test_an_older_miner_without_host_key_needs_consent_and_is_pinned_from_
 
 async def test_deallocate_and_forget(world: Any) -> None:
     record = await world.service.allocate(ONE_GPU)
-    world.small.scripts["deallocate"] = CallError(503, "gone")
+    world.small.scripts["deallocate"] = CallUnreachable("gone")
     with pytest.raises(CallError):
         await world.service.deallocate(record.name)
     assert world.service.get(record.name) == record
@@ -250,7 +252,7 @@ async def test_a_lease_that_ended_by_itself_can_be_given_back(world: Any) -> Non
 async def test_liveness_without_an_answer_is_unknown(world: Any) -> None:
     record = await world.service.allocate(ONE_GPU)
     assert (await world.service.liveness(record.name)).live is True
-    world.small.scripts["owns"] = CallError(503, "gone")
+    world.small.scripts["owns"] = CallUnreachable("gone")
     liveness = await world.service.liveness(record.name)
     assert liveness.live is None
     assert "gone" in liveness.detail
@@ -320,7 +322,7 @@ async def test_offers_say_who_is_free_and_why_not(world: Any) -> None:
     world.large.scripts["check"] = scripted_no("busy")
     small, large = await world.service.offers(ONE_GPU)
     assert (small.problem, large.problem) == (None, "busy")
-    world.small.scripts["specs"] = CallError(408, "late")
+    world.small.scripts["specs"] = CallTimeout("late")
     world.large.scripts["specs"] = {"not": "text"}
     small, large = await world.service.offers(ONE_GPU)
     assert small.problem == "no answer (408)"
@@ -407,7 +409,7 @@ async def test_extending_renews_the_receipt(world: Any) -> None:
     world.clock.advance(3600)
     extended = await world.service.extend(record.name, days=3)
     assert world.small.receipt.until == int(extended.ends_at)
-    world.small.scripts["receipt"] = CallError(503, "gone")
+    world.small.scripts["receipt"] = CallUnreachable("gone")
     await world.service.extend(record.name, days=5)
 
 
@@ -473,7 +475,7 @@ async def test_the_last_receipt_ends_with_the_lease_and_is_not_renewed(world: An
 async def test_a_validator_ends_a_rental_and_forgets_it(world: Any) -> None:
     record = await world.service.allocate(ONE_GPU)
     keeper = keeper_of(world)
-    world.small.scripts["deallocate"] = CallError(503, "gone")
+    world.small.scripts["deallocate"] = CallUnreachable("gone")
     with pytest.raises(CallError):
         await keeper.end(rental_of(record))
     assert world.service.grants() == [record]

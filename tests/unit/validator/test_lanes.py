@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from compute.base.clock import ManualClock
-from compute.base.errors import CallError, SshUnreachable
+from compute.base.errors import CallUnreachable, SshUnreachable
 from compute.base.reasons import ProofReason
 from compute.base.store import Database
 from compute.chain.access_lists import AccessLists
@@ -51,7 +51,7 @@ class Miners:
             if peer.hotkey in self.slow:
                 await self.go.wait()
             if peer.hotkey in self.unreachable:
-                raise CallError(503, "no connection")
+                raise CallUnreachable("no connection")
             synapse.specs_output = self.specs.to_json()
         elif isinstance(synapse, Allocate):
             self.proving.add(peer.hotkey)

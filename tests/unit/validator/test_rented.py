@@ -11,7 +11,7 @@ import bittensor
 import pytest
 
 from compute.base.clock import ManualClock
-from compute.base.errors import CallError, SshUnreachable
+from compute.base.errors import CallError, CallUnreachable, SshUnreachable
 from compute.base.reasons import ProofReason
 from compute.base.store import Database
 from compute.chain.access_lists import AccessLists
@@ -330,7 +330,7 @@ async def test_hardware_that_changes_during_our_lease_ends_it_when_it_was_seen_t
     world.pass_blocks(INTERVAL - 10)
     world.show(A, None, LESS)
     assert world.rented.through() == {}
-    world.keeper.problem = CallError(503, "gone")
+    world.keeper.problem = CallUnreachable("gone")
     await world.rented.keep_own()
     assert world.rentals == [rental]
     world.keeper.problem = None

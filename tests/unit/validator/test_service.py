@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from compute.base.clock import ManualClock
-from compute.base.errors import CallError, ChainUnreachable, NotRegistered, SshError, SshUnreachable
+from compute.base.errors import CallError, CallUnreachable, ChainUnreachable, NotRegistered, SshError, SshUnreachable
 from compute.base.reasons import ProofReason
 from compute.base.store import Database
 from compute.chain.access_lists import AccessLists
@@ -140,7 +140,7 @@ async def test_a_restart_asks_nothing_twice(bench: Bench) -> None:
 
 async def test_whatever_a_miner_answers_is_a_reason(bench: Bench) -> None:
     bench.miners.specs = {
-        "a": CallError(503, "no connection"),
+        "a": CallUnreachable("no connection"),
         "b": '{"cpu": NaN}',
         "c": L4.with_gpus(()).to_json(),
     }

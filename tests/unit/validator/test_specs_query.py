@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from compute.base.clock import ManualClock
-from compute.base.errors import CallError
+from compute.base.errors import BadAnswer, CallError, CallFailed, CallRefused, CallTimeout, CallUnreachable
 from compute.base.reasons import ProofReason
 from compute.chain.subtensor import Neuron
 from compute.testing.chain import FakeChain
 from compute.validator.specs_query import query_specs
 from compute.validator.store import SpecsFact
-from compute.wire.peer import BAD_ANSWER, Peer
+from compute.wire.peer import Peer
 from compute.wire.specs import Gpu, MachineSpecs
 
 MACHINE = MachineSpecs(8, 2000.0, 1, 1, 0, 1, 1, 0, 1, (Gpu("NVIDIA L4", 23_034),))
@@ -80,11 +80,11 @@ async def test_whoever_leaves_takes_all_requests_along() -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (CallError(503, "down"), ProofReason.UNREACHABLE),
-        (CallError(408, "late"), ProofReason.UNREACHABLE),
-        (CallError(500, "broken"), ProofReason.UNREACHABLE),
-        (CallError(403, "not_enough_stake"), ProofReason.REFUSED),
-        (CallError(BAD_ANSWER, "no JSON"), ProofReason.BAD_SPECS),
+        (CallUnreachable("down"), ProofReason.UNREACHABLE),
+        (CallTimeout("late"), ProofReason.UNREACHABLE),
+        (CallFailed("broken"), ProofReason.UNREACHABLE),
+        (CallRefused("not_enough_stake"), ProofReason.REFUSED),
+        (BadAnswer("no JSON"), ProofReason.BAD_SPECS),
         ("[" * 60_000, ProofReason.BAD_SPECS),
         ("{}", ProofReason.BAD_SPECS),
         (MACHINE.with_gpus(()).to_json(), ProofReason.NO_GPU),
