@@ -71,6 +71,8 @@ def test_a_proof_that_is_not_ok_scores_nothing_and_keeps_its_reason(reason: Proo
     assert breakdown.total == 0.0
     assert breakdown.reason is reason
     assert (breakdown.base, breakdown.count) == (4.0, 8)
+    for gpu, count in ((None, 0), ("NVIDIA GTX 970", 8)):
+        assert score(gpu, count, gpu_scores=TABLE, reason=reason).reason is reason
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,7 @@ def test_a_proof_that_is_not_ok_scores_nothing_and_keeps_its_reason(reason: Proo
 def test_what_cannot_be_scored_says_why(gpu: str | None, count: int, reason: ProofReason) -> None:
     breakdown = score(gpu, count, gpu_scores=TABLE)
     assert (breakdown.total, breakdown.reason) == (0.0, reason)
+    assert breakdown.base == TABLE.get(gpu or "", 0.0)
 
 
 @given(gpu=models, count=st.integers(0, 100), allocated=st.booleans())
@@ -117,6 +120,13 @@ def test_any_table_ends_at_50_and_100(table: dict[str, float], count: int, alloc
         assert 0.0 <= score(gpu, count, gpu_scores=table, allocated=allocated).total <= (100.0 if allocated else 50.0)
     best = max(table, key=lambda gpu: table[gpu])
     assert score(best, 8, gpu_scores=table).total == pytest.approx(50.0)
+
+
+def test_rounding_lifts_nobody_above_the_maximum() -> None:
+    factor = scaling_factor({"a": 0.3})
+    assert 8 * 0.3 * factor > 50.0
+    assert score("a", 8, gpu_scores={"a": 0.3}).total == 50.0
+    assert score("a", 8, gpu_scores={"a": 0.3}, allocated=True).total == 100.0
 
 
 @given(first=models, second=models, count=st.integers(1, 8))

@@ -90,6 +90,33 @@ def test_a_pass_that_takes_as_long_as_computing_shows_that_c_was_not_there(part:
     assert judge_device(device, dims, model, {"x": model}, SETTINGS).reason is reason
 
 
+@pytest.mark.parametrize(
+    ("rate", "part", "reason"),
+    [
+        (0.8, 0.49, ProofReason.OK),
+        (0.8, 0.51, ProofReason.NOT_RESIDENT),
+        (2.0, 0.24, ProofReason.OK),
+        (2.0, 0.26, ProofReason.NOT_RESIDENT),
+    ],
+)
+def test_a_pass_is_compared_with_the_faster_of_device_and_claim(rate: float, part: float, reason: ProofReason) -> None:
+    """``rate`` and ``part``, the length of a pass, are fractions of the claim's rate and time. A device that computes
+    slowly on purpose must not gain time in which it computes C anew in every pass."""
+    model = GpuModel("x", 100.0, 48.0, None)
+    dims = dims_for(model, SETTINGS)
+    seconds = dims.operations / 100e12
+    device = DeviceMeasurement(
+        0,
+        ProofReason.OK,
+        tflops16=100.0 * rate,
+        vram_bytes=dims.resident_bytes,
+        bandwidth_gbs=1.0,
+        compute_seconds=seconds / rate,
+        rehash_seconds=part * seconds * dims.passes,
+    )
+    assert judge_device(device, dims, model, {"x": model}, SETTINGS).reason is reason
+
+
 @settings(max_examples=200)
 @given(
     claim=st.sampled_from(sorted(MODELS)),
