@@ -166,3 +166,52 @@ async def test_an_old_commit_is_not_taken_for_the_new_one(bench: Bench) -> None:
         await bench.set()
     assert (await bench.set()).outcome is Outcome.PENDING
     assert bench.chain.submissions == 1
+
+
+async def test_a_commit_of_the_block_that_the_entry_was_begun_at_is_an_earlier_one(bench: Bench) -> None:
+    """What is submitted after block N was read is in block N + 1 at the earliest."""
+    bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
+    bench.chain.fail_next("set_weights", ChainUnreachable("gone"))
+    with pytest.raises(ChainUnreachable):
+        await bench.set()
+    bench.chain.commits.append(bench.chain.height)
+    assert (await bench.set()).outcome is Outcome.PENDING
+    assert bench.chain.submissions == 1, "the earlier commit is not this one, which never arrived"
+
+
+async def test_a_commit_of_the_next_block_is_the_entrys_own(bench: Bench) -> None:
+    bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
+    bench.chain.fail_next("set_weights", ChainUnreachable("gone"))
+    with pytest.raises(ChainUnreachable):
+        await bench.set()
+    bench.chain.commits.append(bench.chain.height + 1)
+    assert (await bench.set()).outcome is Outcome.PENDING
+    assert bench.chain.submissions == 0
+
+
+class RevealingChain(FakeChain):
+    """Reveals what is committed between the two questions that a setter asks, whichever comes first."""
+
+    async def held_weights(self, uid: int) -> dict[int, int]:
+        held = await super().held_weights(uid)
+        self._reveal()
+        return held
+
+    async def open_commits(self) -> tuple[int, ...]:
+        commits = await super().open_commits()
+        self._reveal()
+        return commits
+
+    def _reveal(self) -> None:
+        if self.commits:
+            self.commits.clear()
+            self.weights[0] = dict(WEIGHTS)
+
+
+async def test_what_is_revealed_between_the_two_questions_is_not_committed_again(bench: Bench) -> None:
+    bench.chain = RevealingChain("validator", rules=replace(FREE_RULES, commit_reveal=True))
+    for hotkey in ("validator", "one", "two"):
+        bench.chain.add(hotkey)
+    assert (await bench.set()).outcome is Outcome.CONFIRMED
+    assert bench.state() is WeightsState.CONFIRMED
+    assert bench.chain.submissions == 1
