@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from compute.base.clock import Clock
-from compute.notices.notice import Channel
-from compute.notices.outbox import Outbox, Waiting
+from compute.notices.notice import Topic
+from compute.notices.outbox import Outbox, QueuedNotice
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +21,12 @@ _WORDS_OF_ANSWER = 200
 
 
 class Delivery:
-    """Empties the outbox, as far as the receivers let it. ``duty.repeat`` calls ``deliver_due``."""
+    """Empties the outbox, as far as the receivers let it. ``tasks.repeat`` calls ``deliver_due``."""
 
     def __init__(
         self,
         outbox: Outbox,
-        urls: Mapping[Channel, str],
+        urls: Mapping[Topic, str],
         clock: Clock,
         *,
         trust: ssl.SSLContext | None = None,
@@ -42,8 +42,8 @@ class Delivery:
     async def deliver_due(self) -> None:
         """Try every notice that is due, once.
 
-        A receiver that cannot be reached is left alone for the rest of the round; one that answers with an error has
-        answered for that notice only.
+        A receiver that cannot be reached gets nothing more in this round; one that answers with an error gets the next
+        notice all the same.
 
         Raises:
             StoreError: the outbox cannot be read or written.
@@ -51,20 +51,20 @@ class Delivery:
         now = self._clock.now()
         if dropped := self._outbox.drop_old(now):
             logger.error("notices were never taken and are dropped", extra={"notices": dropped})
-        waiting = self._outbox.due(now, self._urls.keys())
-        if not waiting:
+        due = self._outbox.due(now, self._urls.keys())
+        if not due:
             return
-        away: set[Channel] = set()
+        away: set[Topic] = set()
         # A session a round: rounds with something to say are rare, and no connection is kept for them.
         async with aiohttp.ClientSession(timeout=self._timeout) as session:
-            for item in waiting:
-                channel = item.notice.kind.channel
-                if channel not in away and not await self._deliver(session, item):
-                    away.add(channel)
+            for item in due:
+                topic = item.notice.kind.topic
+                if topic not in away and not await self._deliver(session, item):
+                    away.add(topic)
 
-    async def _deliver(self, session: aiohttp.ClientSession, item: Waiting) -> bool:
-        """One try; returns whether the receiver was there."""
-        notice, url = item.notice, self._urls[item.notice.kind.channel]
+    async def _deliver(self, session: aiohttp.ClientSession, item: QueuedNotice) -> bool:
+        """One try; returns whether the receiver could be reached."""
+        notice, url = item.notice, self._urls[item.notice.kind.topic]
         # The path of such a URL is often the secret that lets one post there.
         details: dict[str, object] = {
             "notice": notice.kind.value,
@@ -84,10 +84,10 @@ class Delivery:
                     logger.info("notice delivered", extra={**details, "tries": item.tries + 1})
                     return True
                 words = (await answer.content.read(_WORDS_OF_ANSWER)).decode(errors="replace")
-                problem, is_there = f"status {answer.status}: {words}", True
+                problem, is_reached = f"status {answer.status}: {words}", True
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            problem, is_there = type(error).__name__, False
+            problem, is_reached = type(error).__name__, False
         pause = self._outbox.failed(item, self._clock.now())
         extra = {**details, "problem": problem, "tries": item.tries + 1, "next_try_seconds": pause}
         logger.warning("notice not delivered", extra=extra)
-        return is_there
+        return is_reached

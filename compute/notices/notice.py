@@ -15,8 +15,11 @@ DEALLOCATION_VARIABLE = "DEALLOCATION_NOTIFY_URL"
 STATUS_VARIABLE = "STATUS_NOTIFY_URL"
 
 
-class Channel(str, Enum):
-    """Where a notice goes. The values are the database form; the URLs never are, as they may hold secrets."""
+class Topic(str, Enum):
+    """What a notice is about: each topic has a URL of its own.
+
+    The values are the database form; the URLs never are, as they may hold secrets.
+    """
 
     DEALLOCATION = "deallocation"
     STATUS = "status"
@@ -30,8 +33,8 @@ class NoticeKind(str, Enum):
     ONLINE = "ONLINE"
 
     @property
-    def channel(self) -> Channel:
-        return Channel.DEALLOCATION if self is NoticeKind.DEALLOCATION else Channel.STATUS
+    def topic(self) -> Topic:
+        return Topic.DEALLOCATION if self is NoticeKind.DEALLOCATION else Topic.STATUS
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,14 @@ class Notice:
         return json.dumps(fields).encode()
 
 
-def urls_from(environ: Mapping[str, str]) -> dict[Channel, str]:
-    """The channels that the operator has given a URL.
+def urls_from(environ: Mapping[str, str]) -> dict[Topic, str]:
+    """The topics that the operator has given a URL.
 
     Raises:
         ConfigError: what is given is no ``http`` or ``https`` URL. The message quotes no more of it than its scheme.
     """
     urls = {}
-    for channel, variable in ((Channel.DEALLOCATION, DEALLOCATION_VARIABLE), (Channel.STATUS, STATUS_VARIABLE)):
+    for topic, variable in ((Topic.DEALLOCATION, DEALLOCATION_VARIABLE), (Topic.STATUS, STATUS_VARIABLE)):
         url = environ.get(variable, "").strip()
         if not url:
             continue
@@ -84,7 +87,7 @@ def urls_from(environ: Mapping[str, str]) -> dict[Channel, str]:
             raise ConfigError(
                 f"{variable} is no URL that begins with http:// or https://; correct it, or leave it empty"
             )
-        urls[channel] = url
+        urls[topic] = url
     return urls
 
 

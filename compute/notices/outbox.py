@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from compute.base.store import Database
-from compute.notices.notice import Channel, Notice, NoticeKind
+from compute.notices.notice import Notice, NoticeKind, Topic
 from compute.notices.rentals import Known, Seen, changes
 
 FIRST_PAUSE_SECONDS = 10.0
@@ -33,7 +33,7 @@ _SCHEMA = (
 
 
 @dataclass(frozen=True)
-class Waiting:
+class QueuedNotice:
     """A notice in the outbox, tried ``tries`` times without success."""
 
     notice: Notice
@@ -56,12 +56,12 @@ class Outbox:
         self,
         seen: Sequence[Seen],
         now: float,
-        channels: Collection[Channel],
+        topics: Collection[Topic],
         why_ended: Mapping[str, str] = MappingProxyType({}),
     ) -> list[Notice]:
         """Take note of all rentals as they are at ``now``, and why some have ended; returns what is new.
 
-        New notices are kept until they are delivered, as far as their channel is one of ``channels``.
+        New notices are kept until they are delivered, as far as their topic is one of ``topics``.
         """
         rows = self._database.query("SELECT * FROM notice_rental")
         known = {row["rental"]: Known(row["hotkey"], row["misses"], bool(row["told_offline"])) for row in rows}
@@ -78,22 +78,22 @@ class Outbox:
                 "INSERT INTO notice (notice_id, kind, channel, hotkey, at, rental, details, next_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (n.notice_id, n.kind.value, n.kind.channel.value, n.hotkey, n.at, n.rental, n.details, n.at)
+                    (n.notice_id, n.kind.value, n.kind.topic.value, n.hotkey, n.at, n.rental, n.details, n.at)
                     for n in notices
-                    if n.kind.channel in channels
+                    if n.kind.topic in topics
                 ],
             )
         return notices
 
-    def due(self, now: float, channels: Collection[Channel], limit: int = 100) -> list[Waiting]:
+    def due(self, now: float, topics: Collection[Topic], limit: int = 100) -> list[QueuedNotice]:
         """What is to be tried at ``now``, oldest first."""
-        marks = ", ".join("?" * len(channels))
+        marks = ", ".join("?" * len(topics))
         rows = self._database.query(
             f"SELECT * FROM notice WHERE next_at <= ? AND channel IN ({marks}) ORDER BY id LIMIT ?",  # noqa: S608
-            (now, *(channel.value for channel in channels), limit),
+            (now, *(topic.value for topic in topics), limit),
         )
         return [
-            Waiting(
+            QueuedNotice(
                 Notice(
                     row["notice_id"], NoticeKind(row["kind"]), row["hotkey"], row["at"], row["rental"], row["details"]
                 ),
@@ -107,14 +107,14 @@ class Outbox:
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM notice WHERE notice_id = ?", (notice_id,))
 
-    def failed(self, waiting: Waiting, now: float) -> float:
+    def failed(self, queued: QueuedNotice, now: float) -> float:
         """Count a failure; returns the seconds until the next try."""
-        tries = waiting.tries + 1
+        tries = queued.tries + 1
         pause = pause_seconds(tries)
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE notice SET tries = ?, next_at = ? WHERE notice_id = ?",
-                (tries, now + pause, waiting.notice.notice_id),
+                (tries, now + pause, queued.notice.notice_id),
             )
         return pause
 

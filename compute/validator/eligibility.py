@@ -1,4 +1,4 @@
-"""Facts → who may be asked, what a miner is worth now, and when it is proven next. Pure."""
+"""Facts → who is eligible, what a miner is paid for now, and when it is proven next. Pure."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class QueryPolicy:
     minimal_versions: Callable[[], Iterable[int]] = lambda: (OWN.miner,)
 
 
-def unqueried(
+def ineligible(
     metagraph: Metagraph, own_hotkey: str, policy: QueryPolicy, answering: Collection[str] = ()
 ) -> dict[str, ProofReason]:
-    """The hotkeys that are not proven and not paid, and why; everybody else is. Our own hotkey never is.
+    """Ineligible hotkeys and the reason: they are neither proven nor paid. Our own hotkey is always one of them.
 
     Of several uids at one external IP the earliest registered of those ``answering`` there keeps it, or of all where
     none does: an address is the miner's own claim, and nobody loses his to one who only claims it. A miner that
@@ -73,10 +73,10 @@ def _serving(metagraph: Metagraph, own_hotkey: str) -> list[Neuron]:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What a miner is worth now. ``gpu`` and ``count`` are those of the verdict that stands.
+class Eligibility:
+    """What a miner is paid for now: ``gpu`` and ``count`` of the verdict that counts, or nothing because of ``reason``.
 
-    ``kept``: there is no good proof of now because of ``reason``, but the last one stands for the time being.
+    ``kept``: the latest proof failed because of ``reason``, or none can be made, and the last good one still counts.
     """
 
     reason: ProofReason
@@ -90,17 +90,17 @@ class Standing:
         return self.reason is ProofReason.OK or self.kept
 
 
-def standing(history: VerdictHistory, *, registered_at: int, now: float, rounds: RoundSettings) -> Standing:
-    """What a hotkey's verdicts are worth at ``now`` (Unix seconds).
+def eligibility(history: VerdictHistory, *, registered_at: int, now: float, rounds: RoundSettings) -> Eligibility:
+    """What a hotkey is paid for by its verdicts at ``now`` (Unix seconds).
 
     Verdicts from before ``registered_at`` (a block) do not count. A failure keeps the last ok verdict for
     ``retry_limit`` retries and twice their time: a validator that was down meanwhile does not keep it for ever.
     """
     latest, last_ok = history.latest, history.last_ok
     if latest is None or latest.block < registered_at:
-        return Standing(ProofReason.NOT_PROVEN_YET)
+        return Eligibility(ProofReason.NOT_PROVEN_YET)
     if latest.reason is ProofReason.OK:
-        return Standing(ProofReason.OK, latest.gpu, latest.count)
+        return Eligibility(ProofReason.OK, latest.gpu, latest.count)
     window = 2 * rounds.retry_limit * max(rounds.retry_interval_seconds, 1.0)
     if (
         last_ok is not None
@@ -108,23 +108,23 @@ def standing(history: VerdictHistory, *, registered_at: int, now: float, rounds:
         and history.failures <= rounds.retry_limit
         and now - latest.at <= window
     ):
-        return Standing(latest.reason, last_ok.gpu, last_ok.count, kept=True)
-    return Standing(latest.reason)
+        return Eligibility(latest.reason, last_ok.gpu, last_ok.count, kept=True)
+    return Eligibility(latest.reason)
 
 
-def rented(history: VerdictHistory, *, registered_at: int, rounds: RoundSettings) -> Standing:
-    """What a machine is worth while it is rented: what it was last proven to be, since nobody can prove it now.
+def eligibility_while_rented(history: VerdictHistory, *, registered_at: int, rounds: RoundSettings) -> Eligibility:
+    """What a rented machine is paid for: what it was last proven to be, since nobody can prove it now.
 
-    One that was never proven is worth nothing, and so is one that had used up its retries by failing proofs. Proofs
-    that it only refused, or that could not reach it, say nothing: it may have been rented already.
+    One that was never proven is paid nothing, and so is one that had used up its retries by failing proofs. Proofs
+    that it only refused, or that could not reach it, do not count: it may have been rented already.
     """
     latest, last_ok = history.latest, history.last_ok
     if last_ok is None or last_ok.block < registered_at:
         failed = latest is not None and latest.block >= registered_at and latest.reason not in SAYS_NOTHING
-        return Standing(latest.reason if failed and latest is not None else ProofReason.RENTED)
+        return Eligibility(latest.reason if failed and latest is not None else ProofReason.RENTED)
     if latest is not None and history.proven_failures > rounds.retry_limit:
-        return Standing(latest.reason)
-    return Standing(ProofReason.RENTED, last_ok.gpu, last_ok.count, kept=True)
+        return Eligibility(latest.reason)
+    return Eligibility(ProofReason.RENTED, last_ok.gpu, last_ok.count, kept=True)
 
 
 class Due(Enum):

@@ -18,8 +18,8 @@ from compute.base.store import Database
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
-    """What a table says of each hotkey, as the database has it at every look.
+class RowCache(Generic[T]):
+    """The rows of a table by hotkey, as the database has them at every look.
 
     Several duties look at it in each poll, and to read and parse it of 256 miners costs 5 to 10 ms in which the event
     loop stands still, twice that while another thread computes. So only the hotkeys that were written since the last

@@ -11,21 +11,20 @@ from compute.chain.subtensor import Metagraph, Neuron
 from compute.incentive.config import Config
 from compute.incentive.scoring import PENALIZED, score
 from compute.proof.fingerprint import shared_devices
-from compute.validator.eligibility import Standing, ip_keepers, rented, standing
+from compute.validator.eligibility import Eligibility, eligibility, eligibility_while_rented, ip_keepers
 from compute.validator.store import ScoreFact, SpecsFact, VerdictHistory
 
 
 @dataclass(frozen=True)
-class Known:
-    """Everything that scores depend on; ``unqueried`` as in standing.
+class ScoreInputs:
+    """Everything that scores depend on. ``ineligible`` and ``answering`` are those of ``eligibility.ineligible``.
 
-    ``answering`` have answered at the address that they announce, as in ``standing.unqueried``. ``allocated`` are the
-    hotkeys with evidence that their machine is rented, each with the validator that rents it.
+    ``allocated`` are the hotkeys with evidence that their machine is rented, each with the validator that rents it.
     """
 
     metagraph: Metagraph
     own_hotkey: str
-    unqueried: Mapping[str, ProofReason]
+    ineligible: Mapping[str, ProofReason]
     specs: Mapping[str, SpecsFact]
     histories: Mapping[str, VerdictHistory]
     allocated: Mapping[str, str]
@@ -33,67 +32,69 @@ class Known:
     answering: Collection[str] = ()
 
 
-def score_all(known: Known, config: Config, now: float) -> list[ScoreFact]:
+def score_all(inputs: ScoreInputs, config: Config, now: float) -> list[ScoreFact]:
     """Score every hotkey of the subnet but our own, by uid."""
-    by_registration = sorted(known.metagraph.neurons, key=lambda neuron: (neuron.registered_at, neuron.uid))
-    standings = {neuron.hotkey: _standing(known, config, neuron, now) for neuron in by_registration}
+    by_registration = sorted(inputs.metagraph.neurons, key=lambda neuron: (neuron.registered_at, neuron.uid))
+    eligibilities = {neuron.hotkey: _eligibility(inputs, config, neuron, now) for neuron in by_registration}
     # Who is not paid for a card has no claim to it: what was sold long ago must not be held against the buyer.
     proven = [
-        (neuron, _proven_uuids(known, neuron.hotkey)) for neuron in by_registration if standings[neuron.hotkey].is_paid
+        (neuron, _proven_uuids(inputs, neuron.hotkey))
+        for neuron in by_registration
+        if eligibilities[neuron.hotkey].is_paid
     ]
     shared = shared_devices([(neuron.hotkey, uuids) for neuron, uuids in proven])
-    around = circumstances(
-        known.metagraph, ip_keepers(known.metagraph, known.own_hotkey, known.answering), shared, proven
+    context = score_context(
+        inputs.metagraph, ip_keepers(inputs.metagraph, inputs.own_hotkey, inputs.answering), shared, proven
     )
     facts = []
-    for neuron in known.metagraph.neurons:
-        if neuron.hotkey == known.own_hotkey:
+    for neuron in inputs.metagraph.neurons:
+        if neuron.hotkey == inputs.own_hotkey:
             continue
-        stands = Standing(ProofReason.SHARED_DEVICE) if neuron.hotkey in shared else standings[neuron.hotkey]
-        penalties = [PENALIZED] if neuron.hotkey in known.penalized else []
+        eligible = Eligibility(ProofReason.SHARED_DEVICE) if neuron.hotkey in shared else eligibilities[neuron.hotkey]
+        penalties = [PENALIZED] if neuron.hotkey in inputs.penalized else []
         breakdown = score(
-            stands.gpu,
-            stands.count,
+            eligible.gpu,
+            eligible.count,
             gpu_scores=config.scores,
-            reason=ProofReason.OK if stands.is_paid else stands.reason,
-            allocated=neuron.hotkey in known.allocated,
+            reason=ProofReason.OK if eligible.is_paid else eligible.reason,
+            allocated=neuron.hotkey in inputs.allocated,
             penalties=penalties,
         )
         # A kept verdict is paid, and still says what went wrong last.
-        reason = stands.reason if stands.kept else breakdown.reason
+        reason = eligible.reason if eligible.kept else breakdown.reason
         penalties_told = [asdict(penalty) for penalty in breakdown.penalties]  # asdict() is slow: of these few only
         details = (
             vars(breakdown)
             | {"penalties": penalties_told}
-            | {"reason": reason.value, "kept": stands.kept, "gpu": stands.gpu}
-            | {"rented_through": known.allocated.get(neuron.hotkey)}
+            | {"reason": reason.value, "kept": eligible.kept, "gpu": eligible.gpu}
+            | {"rented_through": inputs.allocated.get(neuron.hotkey)}
         )
-        details |= around[neuron.hotkey]
+        details |= context[neuron.hotkey]
         facts.append(ScoreFact(neuron.hotkey, neuron.uid, breakdown.total, reason, details))
     return facts
 
 
-def _proven_uuids(known: Known, hotkey: str) -> tuple[str, ...]:
+def _proven_uuids(inputs: ScoreInputs, hotkey: str) -> tuple[str, ...]:
     """Of the last proof that was ok: what a machine only claims must not take another's device away."""
-    history = known.histories.get(hotkey)
+    history = inputs.histories.get(hotkey)
     return history.last_ok.uuids if history is not None and history.last_ok is not None else ()
 
 
-def _standing(known: Known, config: Config, neuron: Neuron, now: float) -> Standing:
-    unqueried = known.unqueried.get(neuron.hotkey)
-    if unqueried is not None:
-        return Standing(unqueried)
-    history = known.histories.get(neuron.hotkey, VerdictHistory())
-    if neuron.hotkey in known.allocated:
-        return rented(history, registered_at=neuron.registered_at, rounds=config.rounds)
-    proven = standing(history, registered_at=neuron.registered_at, now=now, rounds=config.rounds)
-    specs = known.specs.get(neuron.hotkey)
+def _eligibility(inputs: ScoreInputs, config: Config, neuron: Neuron, now: float) -> Eligibility:
+    reason = inputs.ineligible.get(neuron.hotkey)
+    if reason is not None:
+        return Eligibility(reason)
+    history = inputs.histories.get(neuron.hotkey, VerdictHistory())
+    if neuron.hotkey in inputs.allocated:
+        return eligibility_while_rented(history, registered_at=neuron.registered_at, rounds=config.rounds)
+    proven = eligibility(history, registered_at=neuron.registered_at, now=now, rounds=config.rounds)
+    specs = inputs.specs.get(neuron.hotkey)
     if proven.reason is ProofReason.NOT_PROVEN_YET and specs is not None and specs.reason is not ProofReason.OK:
-        return Standing(specs.reason)
+        return Eligibility(specs.reason)
     return proven
 
 
-def circumstances(
+def score_context(
     metagraph: Metagraph,
     keepers: Mapping[str, Neuron],
     shared: Mapping[str, str],
@@ -101,7 +102,7 @@ def circumstances(
 ) -> dict[str, dict[str, Any]]:
     """By hotkey: its row of the metagraph, and who keeps its IP address or its GPU, where somebody else does.
 
-    ``keepers`` are those of ``standing.ip_keepers``, ``shared`` is the result of ``shared_devices``; ``proven`` has the
+    ``keepers`` is what ``eligibility.ip_keepers`` returns, ``shared`` what ``shared_devices`` does; ``proven`` has the
     neurons in the order of their registration, with the uuids that each has proven.
     """
     owners: dict[str, Neuron] = {}

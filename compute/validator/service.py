@@ -14,10 +14,10 @@ from compute.base.reasons import ProofReason
 from compute.base.tasks import give_way, repeat
 from compute.chain.subtensor import Chain, Metagraph, Neuron
 from compute.incentive.config import Config
-from compute.validator.eligibility import QueryPolicy, unqueried
+from compute.validator.eligibility import QueryPolicy, ineligible
 from compute.validator.proving import Lane, Prover, Turns
 from compute.validator.rented import Leases, RentedMachines
-from compute.validator.scores import Known, score_all
+from compute.validator.scores import ScoreInputs, score_all
 from compute.validator.specs_query import REQUEST_SECONDS, query_specs
 from compute.validator.store import FactStore, SpecsFact
 from compute.validator.weight_setter import Outcome, WeightSetter
@@ -173,7 +173,7 @@ class ValidatorService:
                 extra={
                     "block": metagraph.block,
                     "neurons": len(now),
-                    "queryable": len(now) - len(self._unqueried(self._facts.specs())),
+                    "queryable": len(now) - len(self._ineligible(self._facts.specs())),
                     "new": len(now - before),
                     "gone": len(before - now),
                 },
@@ -232,14 +232,14 @@ class ValidatorService:
     def _unasked(self, block: int) -> list[Neuron]:
         """Whom to ask, those of whom nothing is known first. Who shares an address with another is asked too."""
         known = self._facts.specs()
-        unqueried = self._unqueried(known)
+        ineligible = self._ineligible(known)
 
         def is_new(neuron: Neuron) -> bool:
             fact = known.get(neuron.hotkey)
             return fact is None or fact.block < neuron.registered_at or neuron.hotkey in self._ask_again
 
         def is_due(neuron: Neuron) -> bool:
-            reason = unqueried.get(neuron.hotkey)
+            reason = ineligible.get(neuron.hotkey)
             if reason is not None and reason is not ProofReason.DUPLICATE_IP:
                 return False
             return is_new(neuron) or block - known[neuron.hotkey].block >= self._settings.specs_interval_blocks
@@ -268,10 +268,10 @@ class ValidatorService:
         """Prove a batch of the free machines that are due."""
         async with self.between_proofs.turn(lane):
             block = await self._chain.block()
-            unqueried = self._unqueried(self._facts.specs())
+            ineligible = self._ineligible(self._facts.specs())
             rented = self._rented.through()
             neurons = self._known_metagraph().neurons
-            free = [neuron for neuron in neurons if neuron.hotkey not in unqueried and neuron.hotkey not in rented]
+            free = [neuron for neuron in neurons if neuron.hotkey not in ineligible and neuron.hotkey not in rented]
             await self._prover.prove(lane, free, block)
 
     # --- weights ------------------------------------------------------------------------------------------------
@@ -285,19 +285,19 @@ class ValidatorService:
         # Read for the weights, and of use to the other duties: a newcomer is known a poll after it has registered.
         self._know(metagraph)
         specs = self._facts.specs()
-        known = Known(
+        inputs = ScoreInputs(
             metagraph=metagraph,
             own_hotkey=self._own_hotkey,
-            unqueried=self._unqueried(specs),
+            ineligible=self._ineligible(specs),
             answering=self._answering(specs),
             specs=specs,
             histories=self._facts.histories(),
             allocated=self._rented.through(),
             penalized=self._leases.penalized(),
         )
-        # Of 256 miners each of these three takes 10 ms. What is known stays as it is.
+        # Of 256 miners each of these three takes 10 ms. The inputs stay as they are.
         await give_way()
-        scores = score_all(known, self._config, self._clock.now())
+        scores = score_all(inputs, self._config, self._clock.now())
         await give_way()
         self._facts.record_scores(scores, at=self._clock.now(), block=metagraph.block)
         result = await self._setter.set(
@@ -317,13 +317,13 @@ class ValidatorService:
         assert self._metagraph is not None, "run() syncs before any duty begins"
         return self._metagraph
 
-    def _unqueried(self, specs: Mapping[str, SpecsFact]) -> dict[str, ProofReason]:
-        """Who is neither proven nor paid, and why, by what is known of the subnet and of who answers where he says."""
+    def _ineligible(self, specs: Mapping[str, SpecsFact]) -> dict[str, ProofReason]:
+        """Ineligible hotkeys and the reason, by the subnet as it was last read and who answers at its own address."""
         answering = self._answering(specs)
-        return unqueried(self._known_metagraph(), self._own_hotkey, self._settings.policy, answering)
+        return ineligible(self._known_metagraph(), self._own_hotkey, self._settings.policy, answering)
 
     def _answering(self, specs: Mapping[str, SpecsFact]) -> set[str]:
-        """Who has answered its last question, at the address that it announces."""
+        """The hotkeys that answered their last question, at the address that they announce."""
         neurons = self._known_metagraph().by_hotkey
         return {
             hotkey

@@ -15,7 +15,7 @@ from typing import Any
 from compute.base.reasons import SAYS_NOTHING, ProofReason
 from compute.base.store import Database
 from compute.proof.models import DeviceMeasurement, MachineVerdict
-from compute.validator.row_cache import Kept, among, at_once, values
+from compute.validator.row_cache import RowCache, among, at_once, values
 
 _SCHEMA = (
     """
@@ -199,9 +199,9 @@ class FactStore:
     def __init__(self, database: Database) -> None:
         database.migrate("validator", _SCHEMA)
         self._database = database
-        self._specs = Kept(database, self._read_specs)
-        self._histories = Kept(database, self._read_histories)
-        self._leased = Kept(database, self._read_leased)
+        self._specs = RowCache(database, self._read_specs)
+        self._histories = RowCache(database, self._read_histories)
+        self._leased = RowCache(database, self._read_leased)
 
     def record_specs(self, facts: Iterable[SpecsFact]) -> None:
         """Replace what is known of these hotkeys' specs; an answer without specs keeps the text of the last with."""

@@ -16,14 +16,14 @@ from aiohttp import web
 from compute.base.clock import ManualClock
 from compute.base.store import Database
 from compute.notices.delivery import Delivery
-from compute.notices.notice import Channel, NoticeKind
+from compute.notices.notice import NoticeKind, Topic
 from compute.notices.outbox import Outbox
 from compute.notices.rentals import Seen
 
 from .. import web_server
 from ..web_server import Handler
 
-BOTH = tuple(Channel)
+BOTH = tuple(Topic)
 Certificate = Callable[[str], tuple[ssl.SSLContext, Path]]
 
 

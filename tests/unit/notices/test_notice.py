@@ -5,7 +5,7 @@ import json
 import pytest
 
 from compute.base.errors import ConfigError
-from compute.notices.notice import Channel, Notice, NoticeKind, urls_from
+from compute.notices.notice import Notice, NoticeKind, Topic, urls_from
 
 
 def test_the_body_has_the_names_of_the_network_s_older_tools() -> None:
@@ -27,9 +27,9 @@ def test_the_end_of_a_rental_names_its_time_otherwise() -> None:
     assert "status_change_at" not in body
 
 
-def test_each_variable_is_a_channel() -> None:
+def test_each_variable_is_a_topic() -> None:
     environ = {"DEALLOCATION_NOTIFY_URL": "https://a.example/x", "STATUS_NOTIFY_URL": " http://127.0.0.1:80/y "}
-    assert urls_from(environ) == {Channel.DEALLOCATION: "https://a.example/x", Channel.STATUS: "http://127.0.0.1:80/y"}
+    assert urls_from(environ) == {Topic.DEALLOCATION: "https://a.example/x", Topic.STATUS: "http://127.0.0.1:80/y"}
     assert urls_from({"STATUS_NOTIFY_URL": ""}) == {}
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from compute.base.store import Database
-from compute.notices.notice import Channel, NoticeKind
+from compute.notices.notice import NoticeKind, Topic
 from compute.notices.outbox import KEPT_NOTICES, KEPT_SECONDS, Outbox, pause_seconds
 from compute.notices.rentals import Seen
 
-BOTH = tuple(Channel)
+BOTH = tuple(Topic)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_rental_that_ended_while_nobody_watched_is_told(tmp_path: Path) -> Non
 
 def test_what_nobody_wants_to_hear_is_not_kept(outbox: Outbox) -> None:
     outbox.observe([Seen("r1", "hk", True)], 0.0, [])
-    assert [notice.kind for notice in outbox.observe([], 1.0, [Channel.STATUS])] == [NoticeKind.DEALLOCATION]
+    assert [notice.kind for notice in outbox.observe([], 1.0, [Topic.STATUS])] == [NoticeKind.DEALLOCATION]
     assert kinds(outbox, 1.0) == []
 
 
@@ -43,8 +43,8 @@ def test_failures_are_retried_ever_less_often(outbox: Outbox) -> None:
     now = 0.0
     pauses = []
     for _ in range(12):
-        (waiting,) = outbox.due(now, BOTH)
-        pause = outbox.failed(waiting, now)
+        (queued,) = outbox.due(now, BOTH)
+        pause = outbox.failed(queued, now)
         assert outbox.due(now + pause - 0.1, BOTH) == []
         now += pause
         pauses.append(pause)

@@ -9,7 +9,15 @@ from compute.chain.subtensor import Metagraph, Neuron
 from compute.incentive.config import RoundSettings, load_config
 from compute.proof.models import Claim
 from compute.testing.chain import FakeChain
-from compute.validator.eligibility import Due, QueryPolicy, Standing, due, rented, standing, unqueried
+from compute.validator.eligibility import (
+    Due,
+    Eligibility,
+    QueryPolicy,
+    due,
+    eligibility,
+    eligibility_while_rented,
+    ineligible,
+)
 from compute.validator.store import VerdictFact, VerdictHistory
 from compute.wire.specs import Gpu, MachineSpecs, claim_of
 
@@ -20,40 +28,40 @@ FAILED = replace(OK, id=2, at=2000.0, block=200, reason=ProofReason.TIMEOUT, gpu
 MACHINE = MachineSpecs(8, 3000.0, 64, 64, 0, 64, 100, 0, 100)
 
 
-def stands(history: VerdictHistory, now: float = 2000.0, registered_at: int = 0) -> Standing:
-    return standing(history, registered_at=registered_at, now=now, rounds=ROUNDS)
+def paid(history: VerdictHistory, now: float = 2000.0, registered_at: int = 0) -> Eligibility:
+    return eligibility(history, registered_at=registered_at, now=now, rounds=ROUNDS)
 
 
 def test_never_proven() -> None:
-    assert stands(VerdictHistory()) == Standing(ProofReason.NOT_PROVEN_YET)
+    assert paid(VerdictHistory()) == Eligibility(ProofReason.NOT_PROVEN_YET)
 
 
-def test_an_ok_verdict_stands() -> None:
-    assert stands(VerdictHistory(OK, OK)) == Standing(ProofReason.OK, "NVIDIA H200", 8)
+def test_an_ok_verdict_counts() -> None:
+    assert paid(VerdictHistory(OK, OK)) == Eligibility(ProofReason.OK, "NVIDIA H200", 8)
 
 
 def test_a_failure_keeps_the_last_verdict_for_the_retries() -> None:
     for failures in (1, 2, 3):
-        kept = stands(VerdictHistory(FAILED, OK, failures))
-        assert kept == Standing(ProofReason.TIMEOUT, "NVIDIA H200", 8, kept=True)
+        kept = paid(VerdictHistory(FAILED, OK, failures))
+        assert kept == Eligibility(ProofReason.TIMEOUT, "NVIDIA H200", 8, kept=True)
         assert kept.is_paid
-    fallen = stands(VerdictHistory(FAILED, OK, 4))
-    assert fallen == Standing(ProofReason.TIMEOUT)
+    fallen = paid(VerdictHistory(FAILED, OK, 4))
+    assert fallen == Eligibility(ProofReason.TIMEOUT)
     assert not fallen.is_paid
 
 
 def test_the_retry_window_ends_by_time_too() -> None:
-    assert stands(VerdictHistory(FAILED, OK, 1), now=2000.0 + 2 * 3 * 60).kept
-    assert not stands(VerdictHistory(FAILED, OK, 1), now=2001.0 + 2 * 3 * 60).is_paid
+    assert paid(VerdictHistory(FAILED, OK, 1), now=2000.0 + 2 * 3 * 60).kept
+    assert not paid(VerdictHistory(FAILED, OK, 1), now=2001.0 + 2 * 3 * 60).is_paid
 
 
 def test_a_liar_that_never_passed_has_nothing_to_keep() -> None:
-    assert stands(VerdictHistory(FAILED, None, 1)) == Standing(ProofReason.TIMEOUT)
+    assert paid(VerdictHistory(FAILED, None, 1)) == Eligibility(ProofReason.TIMEOUT)
 
 
 def test_a_hotkey_that_registers_again_starts_anew() -> None:
-    assert stands(VerdictHistory(OK, OK), registered_at=150) == Standing(ProofReason.NOT_PROVEN_YET)
-    assert not stands(VerdictHistory(FAILED, OK, 1), registered_at=150).kept
+    assert paid(VerdictHistory(OK, OK), registered_at=150) == Eligibility(ProofReason.NOT_PROVEN_YET)
+    assert not paid(VerdictHistory(FAILED, OK, 1), registered_at=150).kept
 
 
 @pytest.mark.parametrize(
@@ -96,22 +104,22 @@ def test_hardware_that_changed_during_a_lease_is_proven_when_it_is_free() -> Non
 
 
 def test_a_rented_machine_keeps_the_verdict_that_stood() -> None:
-    def worth(history: VerdictHistory, registered_at: int = 0) -> Standing:
-        return rented(history, registered_at=registered_at, rounds=ROUNDS)
+    def worth(history: VerdictHistory, registered_at: int = 0) -> Eligibility:
+        return eligibility_while_rented(history, registered_at=registered_at, rounds=ROUNDS)
 
     refused = replace(FAILED, reason=ProofReason.REFUSED)
-    kept = Standing(ProofReason.RENTED, "NVIDIA H200", 8, kept=True)
+    kept = Eligibility(ProofReason.RENTED, "NVIDIA H200", 8, kept=True)
     assert worth(VerdictHistory(OK, OK)) == kept
     # It was rented through somebody that nobody could see: that it refused proofs says nothing.
     assert worth(VerdictHistory(refused, OK, failures=50, proven_failures=0)) == kept
     assert worth(VerdictHistory(FAILED, OK, failures=3, proven_failures=3)) == kept
     # A liar that was found out does not become honest by being rented.
-    assert worth(VerdictHistory(refused, OK, failures=5, proven_failures=4)) == Standing(ProofReason.REFUSED)
+    assert worth(VerdictHistory(refused, OK, failures=5, proven_failures=4)) == Eligibility(ProofReason.REFUSED)
     assert not worth(VerdictHistory()).is_paid
-    assert worth(VerdictHistory()) == Standing(ProofReason.RENTED)
-    assert worth(VerdictHistory(refused, None, 1)) == Standing(ProofReason.RENTED)
-    assert worth(VerdictHistory(FAILED, None, 1, 1)) == Standing(ProofReason.TIMEOUT)
-    assert worth(VerdictHistory(OK, OK), registered_at=150) == Standing(ProofReason.RENTED)
+    assert worth(VerdictHistory()) == Eligibility(ProofReason.RENTED)
+    assert worth(VerdictHistory(refused, None, 1)) == Eligibility(ProofReason.RENTED)
+    assert worth(VerdictHistory(FAILED, None, 1, 1)) == Eligibility(ProofReason.TIMEOUT)
+    assert worth(VerdictHistory(OK, OK), registered_at=150) == Eligibility(ProofReason.RENTED)
 
 
 def test_a_machine_that_is_back_is_proven_although_its_retries_are_used_up() -> None:
@@ -150,7 +158,7 @@ def miners() -> list[Neuron]:
 
 def reasons(neurons: list[Neuron], **policy: Any) -> dict[str, ProofReason]:
     settings = replace(QueryPolicy(AccessLists()), **policy)
-    return unqueried(subnet(*neurons), "validator", settings)
+    return ineligible(subnet(*neurons), "validator", settings)
 
 
 def test_our_own_hotkey_is_not_asked(miners: list[Neuron]) -> None:
@@ -172,9 +180,9 @@ def test_an_address_is_his_who_answers_there(miners: list[Neuron]) -> None:
     """An older uid that only says it is at another's address takes nothing from him."""
     squatter = replace(miners[1], ip=miners[3].ip, registered_at=0)
     miners[1] = squatter
-    found = unqueried(subnet(*miners), "validator", QueryPolicy(AccessLists()), answering={"c"})
+    found = ineligible(subnet(*miners), "validator", QueryPolicy(AccessLists()), answering={"c"})
     assert found == {"validator": ProofReason.NOT_SERVING, "a": ProofReason.DUPLICATE_IP}
-    both = unqueried(subnet(*miners), "validator", QueryPolicy(AccessLists()), answering={"a", "c"})
+    both = ineligible(subnet(*miners), "validator", QueryPolicy(AccessLists()), answering={"a", "c"})
     assert both == {"validator": ProofReason.NOT_SERVING, "c": ProofReason.DUPLICATE_IP}
 
 

@@ -22,10 +22,10 @@ from compute.rental.evidence import Rental, RentalEvidence
 from compute.rental.records import Penalty
 from compute.testing.chain import FakeChain
 from compute.validator import show
-from compute.validator.eligibility import QueryPolicy, unqueried
+from compute.validator.eligibility import QueryPolicy, ineligible
 from compute.validator.explain import Event, Explanation, explain
 from compute.validator.options import parse_validator
-from compute.validator.scores import Known, score_all
+from compute.validator.scores import ScoreInputs, score_all
 from compute.validator.store import FactStore, SpecsFact, WeightsState
 from compute.wire.specs import Gpu, MachineSpecs
 
@@ -67,10 +67,10 @@ class Bench:
 
     def score(self, *, allocated: Any = (), penalized: Any = ()) -> None:
         scores = score_all(
-            Known(
+            ScoreInputs(
                 metagraph=self.metagraph,
                 own_hotkey="validator",
-                unqueried=unqueried(self.metagraph, "validator", QueryPolicy(AccessLists())),
+                ineligible=ineligible(self.metagraph, "validator", QueryPolicy(AccessLists())),
                 specs=self.facts.specs(),
                 histories=self.facts.histories(),
                 allocated=dict.fromkeys(allocated, "validator"),

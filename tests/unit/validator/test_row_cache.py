@@ -6,7 +6,7 @@ import pytest
 
 from compute.base.errors import StoreError
 from compute.base.store import Database
-from compute.validator.row_cache import Kept, among, at_once
+from compute.validator.row_cache import RowCache, among, at_once
 
 
 class Sizes:
@@ -16,7 +16,7 @@ class Sizes:
         self.database = Database(path)
         self.database.migrate("sizes", ["CREATE TABLE size (hotkey TEXT PRIMARY KEY, size INTEGER NOT NULL)"])
         self.reads: list[set[str] | None] = []
-        self.kept = Kept(self.database, self._read)
+        self.cache = RowCache(self.database, self._read)
 
     def _read(self, hotkeys: Collection[str] | None) -> dict[str, int]:
         self.reads.append(None if hotkeys is None else set(hotkeys))
@@ -30,45 +30,45 @@ class Sizes:
         )
 
     def write(self, **sizes: int) -> None:
-        with self.kept.writing(sizes) as connection:
+        with self.cache.writing(sizes) as connection:
             connection.executemany("INSERT OR REPLACE INTO size VALUES (?, ?)", list(sizes.items()))
 
 
 def test_only_what_was_written_is_read_anew() -> None:
     sizes = Sizes()
     sizes.write(a=1, b=2)
-    assert sizes.kept.rows() == sizes.kept.rows() == {"a": 1, "b": 2}
+    assert sizes.cache.rows() == sizes.cache.rows() == {"a": 1, "b": 2}
     assert sizes.reads == [None]
     sizes.write(b=3, c=4)
     sizes.write(d=5)
-    assert sizes.kept.rows() == sizes.kept.rows() == {"a": 1, "b": 3, "c": 4, "d": 5}
+    assert sizes.cache.rows() == sizes.cache.rows() == {"a": 1, "b": 3, "c": 4, "d": 5}
     assert sizes.reads == [None, {"b", "c", "d"}]
 
 
 def test_what_was_deleted_is_gone() -> None:
     sizes = Sizes()
     sizes.write(a=1, b=2)
-    sizes.kept.rows()
-    with sizes.kept.writing({"a"}) as connection:
+    sizes.cache.rows()
+    with sizes.cache.writing({"a"}) as connection:
         connection.execute("DELETE FROM size WHERE hotkey = 'a'")
-    assert sizes.kept.rows() == {"b": 2}
+    assert sizes.cache.rows() == {"b": 2}
 
 
 def test_one_look_is_one_moment() -> None:
     sizes = Sizes()
     sizes.write(a=1)
-    before = sizes.kept.rows()
+    before = sizes.cache.rows()
     sizes.write(a=2, b=2)
-    sizes.kept.rows()
+    sizes.cache.rows()
     assert before == {"a": 1}
 
 
 def test_what_another_process_writes_is_seen(tmp_path: Path) -> None:
     ours, theirs = Sizes(tmp_path / "database.db"), Sizes(tmp_path / "database.db")
     ours.write(a=1)
-    assert theirs.kept.rows() == ours.kept.rows() == {"a": 1}
+    assert theirs.cache.rows() == ours.cache.rows() == {"a": 1}
     theirs.write(a=2, b=2)
-    assert ours.kept.rows() == {"a": 2, "b": 2}
+    assert ours.cache.rows() == {"a": 2, "b": 2}
     ours.database.close()
     theirs.database.close()
 
@@ -76,23 +76,23 @@ def test_what_another_process_writes_is_seen(tmp_path: Path) -> None:
 def test_what_could_not_be_written_is_not_there() -> None:
     sizes = Sizes()
     sizes.write(a=1)
-    sizes.kept.rows()
-    with pytest.raises(StoreError, match="NOT NULL"), sizes.kept.writing({"a"}) as connection:
+    sizes.cache.rows()
+    with pytest.raises(StoreError, match="NOT NULL"), sizes.cache.writing({"a"}) as connection:
         connection.execute("UPDATE size SET size = 2")
         connection.execute("UPDATE size SET size = NULL")
-    assert sizes.kept.rows() == {"a": 1}
+    assert sizes.cache.rows() == {"a": 1}
 
 
 def test_what_could_not_be_read_is_read_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = Sizes()
     sizes.write(a=1)
-    sizes.kept.rows()
+    sizes.cache.rows()
     sizes.write(a=2)
     with monkeypatch.context() as patch:
-        patch.setattr(sizes.kept, "_read", _refuse)
+        patch.setattr(sizes.cache, "_read", _refuse)
         with pytest.raises(StoreError):
-            sizes.kept.rows()
-    assert sizes.kept.rows() == {"a": 2}
+            sizes.cache.rows()
+    assert sizes.cache.rows() == {"a": 2}
 
 
 def _refuse(hotkeys: Collection[str] | None) -> dict[str, int]:
@@ -104,7 +104,7 @@ def test_nothing_is_kept_of_a_file_that_was_set_aside(tmp_path: Path) -> None:
     sizes = Sizes(path)
     sizes.write(a=1)
     sizes.database.query("PRAGMA wal_checkpoint(TRUNCATE)")
-    assert sizes.kept.rows() == {"a": 1}
+    assert sizes.cache.rows() == {"a": 1}
     # All pages but the first, as a failing disk may; and another part of the neuron finds out.
     with open(path, "r+b") as file:
         file.seek(4096)
@@ -112,5 +112,5 @@ def test_nothing_is_kept_of_a_file_that_was_set_aside(tmp_path: Path) -> None:
     sizes.database.query("PRAGMA shrink_memory")
     with pytest.raises(StoreError, match="malformed"):
         sizes.database.query("SELECT * FROM size")
-    assert sizes.kept.rows() == {}
+    assert sizes.cache.rows() == {}
     sizes.database.close()
