@@ -74,6 +74,7 @@ class Stage:
         with contextlib.closing(_docker_runtime("nobody")) as runtime:
             try:
                 runtime.check()
+                runtime.remove_network()
             except RuntimeFailure as error:
                 raise ConfigError(str(error)) from error
 
@@ -195,6 +196,8 @@ def _clear(runtime: Runtime) -> None:
     try:
         for status in runtime.list():
             runtime.stop(status.lease_id)
+        if isinstance(runtime, DockerRuntime):
+            runtime.remove_network()
     finally:
         if isinstance(runtime, DockerRuntime):
             runtime.close()

@@ -29,7 +29,7 @@ from compute.miner.leases.manager import LeaseManager
 from compute.miner.leases.store import LeaseStore
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine
-from compute.miner.runtimes.docker_options import DEFAULT_NETWORK, SSH_PORT, DockerSettings
+from compute.miner.runtimes.docker_options import SSH_PORT, DockerSettings
 from compute.wire.keys import RenterKey, SecretBox, SessionKey, new_password
 
 _LEASES = 50
@@ -58,14 +58,15 @@ def lease_bench(image: str, url: str, say: Callable[[str], None]) -> dict[str, f
         return {}
     try:
         with closing(DockerClient(base_url=url)) as client, _older_base(client, image, miner) as base:
-            return asyncio.run(_compare(runtime, client, base))
+            return asyncio.run(_compare(runtime, client, base, settings.network))
     finally:
         for status in runtime.list():
             runtime.stop(status.lease_id)
+        runtime.remove_network()
         runtime.close()
 
 
-async def _compare(runtime: DockerRuntime, client: DockerClient, base: str) -> dict[str, float]:
+async def _compare(runtime: DockerRuntime, client: DockerClient, base: str, network: str) -> dict[str, float]:
     leases: list[float] = []
     unprepared: list[float] = []
     builds: list[float] = []
@@ -93,7 +94,7 @@ async def _compare(runtime: DockerRuntime, client: DockerClient, base: str) -> d
                     # Back to machines like the first.
                     await _lease_seconds(service, _GIB)
                     await _until_ready(manager)
-                    builds.append(await asyncio.to_thread(_build_seconds, client, base))
+                    builds.append(await asyncio.to_thread(_build_seconds, client, base, network))
         finally:
             await manager.close()
     first, last = statistics.median(leases[:_EDGE]), statistics.median(leases[-_EDGE:])
@@ -133,7 +134,7 @@ async def _lease_seconds(service: AllocateService, ram_bytes: int) -> float:
     return seconds
 
 
-def _build_seconds(client: DockerClient, base: str) -> float:
+def _build_seconds(client: DockerClient, base: str, network: str) -> float:
     """The older way: an image with one layer, of the renter's password and key, then a run.
 
     It installed its packages anew each time as well; here they are on the base already.
@@ -148,7 +149,7 @@ def _build_seconds(client: DockerClient, base: str) -> float:
     tag, port = f"{base.partition(':')[0]}:{secrets.token_hex(8)}", _free_port()
     begun = time.perf_counter()
     _build(client, steps, tag)
-    container = client.containers.run(tag, detach=True, network=DEFAULT_NETWORK, ports={SSH_PORT: (_HOST, port)})
+    container = client.containers.run(tag, detach=True, network=network, ports={SSH_PORT: (_HOST, port)})
     try:
         _until_banner(port)
         return time.perf_counter() - begun

@@ -132,6 +132,14 @@ class DockerRuntime(Runtime):
         """Close the connections to the engine; the machines stay. Idempotent."""
         self._engine.close()
 
+    def remove_network(self) -> None:
+        """Remove what ``check`` made, for a miner that does not come back and has no machine any more. Idempotent.
+
+        Raises:
+            RuntimeFailure: as ``check``, or a machine is on the network yet.
+        """
+        self._network.remove()
+
     def accepts_image(self, image: str) -> bool:
         return image == self._settings.image or any(fnmatch.fnmatchcase(image, name) for name in _STAND_IN_FOR)
 

@@ -2,7 +2,8 @@
 
 Docker has no option for that. The rules are a table of nftables of their own, so that nothing of Docker's, of a
 distribution's or of the operator's is touched; it names the bridge, holds whatever becomes of containers and of the
-engine, and goes with a reboot, or with ``nft flush ruleset``. So it is written again every few minutes, and no machine
+engine, and goes with a reboot, or with ``nft flush ruleset``. Every miner has a bridge and a table of its own, so that
+two on one machine do not undo each other's. So it is written again every few minutes, and no machine
 is given to a renter where that is longer ago. Who writes it is a container too, since a miner's user may ask the engine
 and nothing else: of the operator's image, in the host's network, with the power over that network alone, and gone as
 soon as ``nft`` is done.
@@ -51,6 +52,9 @@ RENEWAL_SECONDS = 300.0
 VALID_SECONDS = 2 * RENEWAL_SECONDS
 """How old they may be for a renter to come in."""
 
+SHARED_NETWORK = "compute-leases"
+"""What all miners of a machine shared in earlier releases. Leases that began there stay there, and stay closed in."""
+
 _LABEL_NETWORK = "compute.network"
 _WRITING_SECONDS = 20
 _MAX_SAID = 500
@@ -64,6 +68,7 @@ class LeaseNetwork:
         self._engine = engine
         self._monotonic = time.monotonic
         self._unable = False
+        self._on_shared = False
         self._written = ""
         self._written_at = self._tried_at = -VALID_SECONDS
 
@@ -75,11 +80,12 @@ class LeaseNetwork:
         """
         self.ensure()
         self._sweep()
+        self._look_at_shared()
         if not self._settings.close_network:
             logger.warning("leases reach this host and its private network: --miner.network.close is off")
             # Where nft cannot be run, there is nothing that it has written.
             with contextlib.suppress(RuntimeFailure):
-                self._write(removal(bridge_name(self._settings.network)))
+                self._write("\n".join(map(removal, self._bridges())))
             return
         try:
             self._write_anew(self._rules())
@@ -96,16 +102,16 @@ class LeaseNetwork:
         Raises:
             RuntimeFailure: there is no engine, or another network has its name.
         """
-        network = self._find()
+        network = self._find(self._settings.network)
         if network is None:
             try:
                 with self._engine.calling("create the network") as client:
                     client.networks.create(**network_options(self._settings.network))
             except RuntimeFailure:
-                # Another miner on this engine may have been first.
-                if self._find() is None:
+                # Another thread may have been first.
+                if self._find(self._settings.network) is None:
                     raise
-            network = self._find()
+            network = self._find(self._settings.network)
         if network is None or not is_leases(network.attrs, self._settings.network):
             name = self._settings.network
             logger.error("network %r is not one that this miner made. Remove it: docker network rm %s", name, name)
@@ -118,6 +124,9 @@ class LeaseNetwork:
             RuntimeFailure: as ``close``.
         """
         if self._settings.close_network and self._monotonic() - self._tried_at >= RENEWAL_SECONDS:
+            self._tried_at = self._monotonic()
+            if self._on_shared:
+                self._look_at_shared()
             self._close(self._rules())
 
     def close(self) -> None:
@@ -130,6 +139,20 @@ class LeaseNetwork:
         valid = rules == self._written and self._monotonic() - self._written_at < VALID_SECONDS
         if self._settings.close_network and not valid:
             self._close(rules)
+
+    def remove(self) -> None:
+        """Remove the network and its rules, when no machine is left on it and its miner does not come back. Idempotent.
+
+        Raises:
+            RuntimeFailure: there is no engine, or a machine is on the network yet.
+        """
+        # Where nft cannot be run, there is nothing that it has written.
+        with contextlib.suppress(RuntimeFailure):
+            self._write(removal(bridge_name(self._settings.network)))
+        network = self._find(self._settings.network)
+        if network is not None:
+            with self._engine.calling("remove the network"):
+                network.remove()
 
     def _close(self, rules: str) -> None:
         try:
@@ -153,7 +176,12 @@ class LeaseNetwork:
         )
 
     def _rules(self) -> str:
-        return ruleset(bridge_name(self._settings.network), host_resolvers(), self._settings.allowed_ranges)
+        resolvers = host_resolvers()
+        return "\n".join(ruleset(bridge, resolvers, self._settings.allowed_ranges) for bridge in self._bridges())
+
+    def _bridges(self) -> list[str]:
+        """Of the networks that this miner's machines are on."""
+        return [bridge_name(self._settings.network), *([SHARED_NETWORK] if self._on_shared else [])]
 
     def _write_anew(self, rules: str) -> None:
         begun = self._tried_at = self._monotonic()
@@ -182,8 +210,23 @@ class LeaseNetwork:
             for container in client.containers.list(all=True, filters={"label": labels}, ignore_removed=True):
                 container.remove(force=True)
 
-    def _find(self) -> Network | None:
-        name = self._settings.network
+    def _look_at_shared(self) -> None:
+        """See whether machines of this miner are on the network of earlier releases; where nobody's are, remove it.
+
+        Its table stays: a miner of an earlier release that makes the network again relies on what it wrote.
+        """
+        network = self._find(SHARED_NETWORK)
+        self._on_shared = False
+        if network is None or not is_leases(network.attrs, SHARED_NETWORK):
+            return
+        with self._engine.calling("list the containers") as client:
+            there = client.containers.list(all=True, filters={"network": SHARED_NETWORK}, ignore_removed=True)
+        self._on_shared = any(each.labels.get(LABEL_MINER) == self._settings.miner for each in there)
+        if not there:
+            with contextlib.suppress(RuntimeFailure), self._engine.calling("remove the network of earlier releases"):
+                network.remove()
+
+    def _find(self, name: str) -> Network | None:
         with self._engine.calling("list the networks") as client:
             # The engine's own filter matches parts of names.
             return next((found for found in client.networks.list(names=[name]) if found.name == name), None)

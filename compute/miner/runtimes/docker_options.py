@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,6 @@ from compute.miner.runtimes.base import MachineOrder
 from compute.miner.runtimes.docker_files import COMMAND
 from compute.wire.dockerfile import STEPS_SECONDS
 from compute.wire.keys import SessionKey
-
-DEFAULT_NETWORK = "compute-leases"
 
 SSH_PORT = "22/tcp"
 """Where sshd listens inside the container."""
@@ -43,21 +42,31 @@ _NANO = 10**9
 class DockerSettings:
     """What all containers of one miner have in common.
 
-    ``miner`` tells its containers from those of other miners on the same engine. ``bind_address`` is where on the
-    host the SSH port is open. ``pids`` bounds processes and threads of one container together. ``close_network`` closes
-    the host and private addresses to them, but for ``allowed_ranges`` (such as ``"10.1.0.0/16"``). ``script_seconds``
-    and ``script_bytes`` bound an order's script, the latter where no disk was asked for.
+    ``miner`` tells its containers from those of other miners on the same engine; where no ``network`` is named, it has
+    one of its own. ``bind_address`` is where on the host the SSH port is open. ``pids`` bounds processes and threads of
+    one container together. ``close_network`` closes the host and private addresses to them, but for ``allowed_ranges``
+    (such as ``"10.1.0.0/16"``). ``script_seconds`` and ``script_bytes`` bound an order's script, the latter where no
+    disk was asked for.
     """
 
     miner: str
     image: str
-    network: str = DEFAULT_NETWORK
+    network: str = ""
     bind_address: str = "0.0.0.0"  # noqa: S104 - renters come from everywhere
     pids: int = 16_384
     close_network: bool = True
     allowed_ranges: tuple[str, ...] = ()
     script_seconds: float = STEPS_SECONDS
     script_bytes: int = 20 << 30
+
+    def __post_init__(self) -> None:
+        if not self.network:
+            object.__setattr__(self, "network", own_network(self.miner))
+
+
+def own_network(miner: str) -> str:
+    """The name of one miner's network, bridge and table of rules: 15 characters, as long as an interface's may be."""
+    return f"compute-{hashlib.sha256(miner.encode()).hexdigest()[:7]}"
 
 
 @dataclass(frozen=True)

@@ -50,11 +50,14 @@ HOW = (
 )
 
 
+NETWORK = f"ct{secrets.token_hex(4)}"
+
+
 def settings_for(miner: str, **changes: Any) -> DockerSettings:
-    """Settings of a miner that shares the engine with other tests: its network has the process's number."""
+    """Settings of a miner that shares the engine with other tests. All miners of this process share one network."""
     fields: dict[str, Any] = {
         "image": IMAGE,
-        "network": f"ct{os.getpid()}",
+        "network": NETWORK,
         "bind_address": "127.0.0.1",
         "pids": 256,
         **changes,
@@ -75,10 +78,7 @@ def an_engine() -> Iterator[None]:
     finally:
         runtime.close()
     yield
-    # Which removes the rules of the network too.
-    DockerRuntime(settings_for("nobody", close_network=False), engine).check()
-    with engine.calling("remove the network") as client:
-        client.networks.get(f"ct{os.getpid()}").remove()
+    runtime.remove_network()
     engine.close()
 
 

@@ -150,13 +150,12 @@ async def test_left_open_everything_is_reached(
     make_runtime: Any, order: LeaseOrder, host: Host, reach: Reach, client: Any
 ) -> None:
     # Without this, the next test could not fail.
-    network = f"co{os.getpid()}"
-    runtime = make_runtime(network=network, close_network=False)
+    runtime = make_runtime(network="", close_network=False)
     endpoint = runtime.start(order)
     targets = targets_on(host, gateway_of(client, order))
     assert await reach(endpoint, *targets, (PUBLIC, 80)) == ["open"] * (len(targets) + 1)
     runtime.stop(order.lease_id)
-    client.networks.get(network).remove()
+    runtime.remove_network()
 
 
 async def test_the_host_and_its_private_network_are_closed_and_the_world_is_open(
@@ -171,6 +170,34 @@ async def test_the_host_and_its_private_network_are_closed_and_the_world_is_open
     # Refused at once, by the rules, and not merely without an answer.
     assert {target: said for target, said in found.items() if "No route to host" not in said} == {}
     assert await reach(endpoint, (PUBLIC, 80)) == ["open"]
+
+
+async def test_a_lease_of_an_earlier_release_is_closed_in_where_it_is(
+    make_runtime: Any, order: LeaseOrder, host: Host, reach: Reach, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What all miners of a machine shared then; another run of this test may be at it.
+    shared = f"cs{secrets.token_hex(4)}"
+    miner = secrets.token_hex(8)
+    older = make_runtime(miner, network=shared, close_network=False)
+    endpoint = older.start(order)
+    assert await reach(endpoint, (PRIVATE, 80)) == ["open"]
+    monkeypatch.setattr(docker_network, "SHARED_NETWORK", shared)
+    runtime = make_runtime(miner, network="")
+    runtime.check()
+    refused, public = await reach(endpoint, (PRIVATE, 80), (PUBLIC, 80))
+    assert "No route to host" in refused
+    assert public == "open"
+    assert [status.lease_id for status in runtime.list()] == [order.lease_id]
+    # A machine that does not run is on its network all the same.
+    (container,) = client.containers.list(filters={"label": f"compute.lease={order.lease_id}"})
+    container.kill()
+    runtime.check()
+    assert client.networks.list(names=[shared])
+    runtime.stop(order.lease_id)
+    runtime.check()
+    assert client.networks.list(names=[shared]) == []
+    older._network._write(docker_network.removal(shared))
+    runtime.remove_network()
 
 
 async def test_names_are_resolved_by_servers_in_the_private_network(

@@ -20,7 +20,8 @@ from pydantic import Field
 
 from compute.base.clock import SystemClock
 from compute.base.errors import CallError
-from compute.miner.runtimes.docker_network import network_options
+from compute.miner.runtimes.docker_network import removal
+from compute.miner.runtimes.docker_options import own_network
 from compute.protocol import Allocate as SignedAllocate
 from compute.protocol import Specs, Synapse
 from compute.wire.client import DendriteCaller
@@ -253,19 +254,12 @@ def test_there_is_no_mocked_chain(subnet: Subnet, start: Start) -> None:
 
 
 _CONTAINER = {"Id": "0", "Config": {"Labels": {}}, "HostConfig": {}, "State": {}}
-_NETWORK = {
-    "Id": "0",
-    "Name": "compute-leases",
-    "Driver": "bridge",
-    "Options": network_options("compute-leases")["options"],
-}
 _ANSWERS: dict[str, tuple[int, Any]] = {
     r"GET /version": (200, {"ApiVersion": "1.41", "Version": "20.10"}),
     r"GET /images/compute-machine/json": (200, {"Id": "sha256:0"}),
     r"GET /images/.*": (404, {"message": "no such image"}),
     r"GET /info": (200, {"NCPU": 2, "MemTotal": 1 << 34}),
-    r"GET /networks": (200, [_NETWORK]),
-    r"GET /networks/0": (200, _NETWORK),
+    r"POST /networks/create": (201, {"Id": "0"}),
     r"GET /containers/json": (200, []),
     r"POST /containers/create": (201, _CONTAINER),
     r"GET /containers/0/json": (200, _CONTAINER),
@@ -277,10 +271,13 @@ _ANSWERS: dict[str, tuple[int, Any]] = {
 class Engine(socketserver.ThreadingUnixStreamServer):
     """A Docker engine that has one image and runs nothing, and remembers what it was asked for."""
 
+    request_queue_size = 128
+
     def __init__(self, path: Path) -> None:
         self.asked: list[str] = []
         self.created: list[dict[str, Any]] = []
-        asked, created = self.asked, self.created
+        self.networks: list[dict[str, Any]] = []
+        asked, created, networks = self.asked, self.created, self.networks
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -289,7 +286,14 @@ class Engine(socketserver.ThreadingUnixStreamServer):
                 request = f"{self.command} {re.sub(r'^/v[0-9.]+', '', urlsplit(self.path).path)}"
                 if request.endswith("/containers/create"):
                     created.append(json.loads(sent))
-                status, answer = next(answer for known, answer in _ANSWERS.items() if re.fullmatch(known, request))
+                if request.endswith("/networks/create"):
+                    networks.append({"Id": str(len(networks)), **json.loads(sent)})
+                if request == "GET /networks":
+                    status, answer = 200, networks
+                elif request.startswith("GET /networks/"):
+                    status, answer = 200, networks[int(request.rpartition("/")[2])]
+                else:
+                    status, answer = next(answer for known, answer in _ANSWERS.items() if re.fullmatch(known, request))
                 body = b"" if answer is None else json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
@@ -346,7 +350,7 @@ def test_what_leases_may_reach_and_run(subnet: Subnet, start: Start, engine: Eng
     writers = [each for each in engine.created if "compute.network" in each["Labels"]]
     rules = {each["Labels"]["compute.miner"]: each["Cmd"][0] for each in writers}
     assert "ip daddr { 10.1.0.0/16 } accept" in rules[one.hotkey]
-    assert rules[two.hotkey] == "table inet compute-leases\ndelete table inet compute-leases"
+    assert rules[two.hotkey] == removal(own_network(two.hotkey))
     assert "--miner.network.close is off" in opening.log
     assert "step 1 of the dockerfile is 'FROM'" in asyncio.run(_with_steps(subnet, one))
     assert "runs no steps of a dockerfile" in asyncio.run(_with_steps(subnet, two))

@@ -121,12 +121,10 @@ class OwnEngine:
         with self.client() as client:
             for container in client.containers.list(all=True):
                 container.remove(force=True)
-            # Which removes the rules of the network; they are the host's, and would outlive the engine.
-            settings = DockerSettings(miner="nobody", image=SMALL_IMAGE, network=self.network, close_network=False)
-            runtime = DockerRuntime(settings, DockerEngine(self.url))
-            runtime.check()
-            runtime.close()
-            client.networks.prune()
+            # The rules are the host's, and would outlive the engine.
+            settings = DockerSettings(miner="nobody", image=SMALL_IMAGE, network=self.network)
+            with contextlib.closing(DockerRuntime(settings, DockerEngine(self.url))) as runtime:
+                runtime.remove_network()
         self.stop()
         # It leaves these behind.
         subprocess.run(["ip", "link", "del", self._bridge], check=True)

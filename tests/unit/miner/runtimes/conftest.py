@@ -92,14 +92,19 @@ class EngineStub:
             return 201, {"Id": self.networks[-1]["Id"]}
         if len(parts) == 1:
             return 200, self.networks
+        if method == "DELETE":
+            self.networks = [network for network in self.networks if network["Id"] != parts[1]]
+            return 204, None
         return 200, next(network for network in self.networks if network["Id"] == parts[1])
 
     def container(self, method: str, parts: list[str], query: dict[str, str], body: bytes) -> tuple[int, Any]:
         if parts[-1] == "create":
             return self.create(query.get("name", ""), json.loads(body))
         if parts == ["containers", "json"]:
-            wanted = set(json.loads(query.get("filters", "{}")).get("label", ()))
-            return 200, [each for each in self.containers.values() if wanted <= labels_of(each)]
+            filters = json.loads(query.get("filters", "{}"))
+            wanted, (network,) = set(filters.get("label", ())), filters.get("network", [""])
+            found = [each for each in self.containers.values() if wanted <= labels_of(each)]
+            return 200, [each for each in found if network in ("", each["HostConfig"]["NetworkMode"])]
         found = self.containers.get(parts[1])
         if found is None:
             return 404, {"message": f"No such container: {parts[1]}"}
@@ -152,6 +157,8 @@ def labels_of(container: dict[str, Any]) -> set[str]:
 
 class Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
+    # With the default of five, a caller is turned away while this machine is too busy to accept.
+    request_queue_size = 128
 
 
 def serve(stub: EngineStub, path: Path) -> Server:

@@ -11,8 +11,13 @@ from compute.base.errors import ConfigError, RuntimeFailure
 from compute.miner.runtimes.base import LeaseOrder
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine
-from compute.miner.runtimes.docker_network import RENEWAL_SECONDS, VALID_SECONDS
-from compute.miner.runtimes.docker_options import DockerSettings
+from compute.miner.runtimes.docker_network import (
+    RENEWAL_SECONDS,
+    SHARED_NETWORK,
+    VALID_SECONDS,
+    removal,
+)
+from compute.miner.runtimes.docker_options import DockerSettings, own_network
 
 
 @dataclass
@@ -33,7 +38,7 @@ def passing(runtime: DockerRuntime, monkeypatch: pytest.MonkeyPatch) -> Passing:
 
 
 def test_a_network_that_opens_its_members_is_refused(runtime: DockerRuntime, stub: Any, order: LeaseOrder) -> None:
-    stub.networks.append({"Id": "n", "Name": "compute-leases", "Driver": "bridge", "Options": {}})
+    stub.networks.append({"Id": "n", "Name": runtime._settings.network, "Driver": "bridge", "Options": {}})
     with pytest.raises(RuntimeFailure, match="unfit"):
         runtime.start(order)
     with pytest.raises(ConfigError, match="unfit"):
@@ -41,7 +46,7 @@ def test_a_network_that_opens_its_members_is_refused(runtime: DockerRuntime, stu
     assert stub.containers == {}
 
 
-def test_two_miners_make_one_network(
+def test_a_miner_makes_one_network(
     runtime: DockerRuntime, stub: Any, monkeypatch: pytest.MonkeyPatch, order: LeaseOrder
 ) -> None:
     runtime.start(order)
@@ -52,7 +57,7 @@ def test_two_miners_make_one_network(
 
     def lost_the_race(*_: object) -> tuple[int, Any]:
         stub.networks.append(made)
-        return 409, {"message": "network with name compute-leases already exists"}
+        return 409, {"message": "network with that name already exists"}
 
     def network(method: str, parts: list[str], body: bytes) -> tuple[int, Any]:
         return lost_the_race() if method == "POST" else (200, stub.networks)
@@ -67,7 +72,7 @@ def test_no_renter_comes_in_where_the_closing_is_too_long_ago(
 ) -> None:
     runtime.check()
     assert stub.calls == ["create networks", "rules"]
-    assert 'iifname "compute-leases"' in stub.rules[0]
+    assert f'iifname "{runtime._settings.network}"' in stub.rules[0]
     if way == "handing over":
         runtime.prepare(order)
     begin = {"restart": runtime.restart, "prepare": runtime.prepare}.get(way, runtime.start)
@@ -157,7 +162,83 @@ def test_an_operator_may_leave_the_network_open(
     stub.nft_exit_code = exit_code
     runtime.check()
     # What a miner before this one may have closed.
-    assert stub.rules == ["table inet compute-leases\ndelete table inet compute-leases"]
+    assert stub.rules == [removal(settings.network)]
     stub.calls.clear()
     runtime.start(order)
     assert stub.calls == ["create", "start", "rename", "attach"]
+
+
+def test_two_miners_on_one_machine_share_no_name(engine: DockerEngine, stub: Any, check: Any) -> None:
+    for miner in ("5Miner", "5Other"):
+        DockerRuntime(DockerSettings(miner=miner, image="compute-machine"), engine, sshd_check=check).check()
+    first, second = own_network("5Miner"), own_network("5Other")
+    assert [network["Name"] for network in stub.networks] == [first, second]
+    bridges = {network["Options"]["com.docker.network.bridge.name"] for network in stub.networks}
+    assert bridges == {first, second}
+    assert first not in stub.rules[1]
+    assert second not in stub.rules[0]
+
+
+def put_on_shared(stub: Any, engine: DockerEngine, check: Any, order: LeaseOrder, miner: str) -> DockerRuntime:
+    """A machine that a miner of an earlier release has started."""
+    settings = DockerSettings(miner=miner, image="compute-machine", network=SHARED_NETWORK)
+    runtime = DockerRuntime(settings, engine, sshd_check=check)
+    runtime.start(order)
+    stub.rules.clear()
+    return runtime
+
+
+def test_a_lease_that_began_under_an_earlier_release_stays_closed_in(
+    runtime: DockerRuntime, engine: DockerEngine, stub: Any, check: Any, order: LeaseOrder, passing: Passing
+) -> None:
+    put_on_shared(stub, engine, check, order, "5Miner")
+    runtime.check()
+    passing.now += RENEWAL_SECONDS
+    runtime.renew()
+    passing.now += VALID_SECONDS
+    runtime.restart(order)
+    own = runtime._settings.network
+    assert len(stub.rules) == 3
+    for rules in stub.rules:
+        assert f'iifname "{own}"' in rules
+        assert f'iifname "{SHARED_NETWORK}"' in rules
+    assert stub.only()["HostConfig"]["NetworkMode"] == SHARED_NETWORK
+    # The next one is on the miner's own, and then nothing is left of the shared one.
+    runtime.stop(order.lease_id)
+    passing.now += RENEWAL_SECONDS
+    runtime.renew()
+    assert SHARED_NETWORK not in stub.rules[-1]
+    assert [network["Name"] for network in stub.networks] == [own]
+    runtime.start(order)
+    assert stub.only()["HostConfig"]["NetworkMode"] == own
+
+
+def test_what_is_shared_is_anothers_as_long_as_a_machine_of_it_is_there(
+    runtime: DockerRuntime, engine: DockerEngine, stub: Any, check: Any, order: LeaseOrder
+) -> None:
+    other = put_on_shared(stub, engine, check, order, "5Other")
+    runtime.check()
+    assert SHARED_NETWORK not in stub.rules[0]
+    assert SHARED_NETWORK in [network["Name"] for network in stub.networks]
+    other.stop(order.lease_id)
+    runtime.check()
+    # Its table stays: no rules of another miner are taken away.
+    assert SHARED_NETWORK not in "".join(stub.rules)
+    assert [network["Name"] for network in stub.networks] == [runtime._settings.network]
+
+
+def test_a_network_of_that_name_which_is_nobodys_lease_network_is_left_alone(runtime: DockerRuntime, stub: Any) -> None:
+    stub.networks.append({"Id": "n", "Name": SHARED_NETWORK, "Driver": "bridge", "Options": {}})
+    runtime.check()
+    assert SHARED_NETWORK in [network["Name"] for network in stub.networks]
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_a_miner_that_does_not_come_back_leaves_no_network(runtime: DockerRuntime, stub: Any, exit_code: int) -> None:
+    stub.networks.append({"Id": "other", "Name": SHARED_NETWORK, "Driver": "bridge", "Options": {}})
+    runtime.check()
+    stub.nft_exit_code = exit_code
+    for _ in range(2):
+        runtime.remove_network()
+    assert stub.rules[1:] == [removal(runtime._settings.network)] * 2
+    assert [network["Id"] for network in stub.networks] == ["other"]

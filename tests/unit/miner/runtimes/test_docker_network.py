@@ -15,7 +15,7 @@ from compute.miner.runtimes.docker_network import (
     ruleset,
     writer_options,
 )
-from compute.miner.runtimes.docker_options import DockerSettings
+from compute.miner.runtimes.docker_options import DockerSettings, own_network
 
 RULES = """\
 table inet leases
@@ -67,14 +67,16 @@ def test_the_writer_of_the_rules_has_power_over_the_network_and_nothing_else() -
 
 
 def test_the_network_keeps_its_members_apart() -> None:
-    options = network_options("compute-leases")
+    name = own_network("5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY")
+    assert name == "compute-9b5f177"
+    options = network_options(name)
     assert options["enable_ipv6"] is False
     assert options["options"] == {
         "com.docker.network.bridge.enable_icc": "false",
-        "com.docker.network.bridge.name": "compute-leases",
+        "com.docker.network.bridge.name": name,
     }
     assert len(network_options("a-very-long-network-name")["options"]["com.docker.network.bridge.name"]) == 15
-    assert is_leases({"Driver": "bridge", "Options": options["options"], "EnableIPv6": False}, "compute-leases")
+    assert is_leases({"Driver": "bridge", "Options": options["options"], "EnableIPv6": False}, name)
 
 
 GOOD = network_options("n")["options"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from compute.miner.runtimes import docker_files as files
 from compute.miner.runtimes.base import LeaseKind, LeaseOrder, Limits
-from compute.miner.runtimes.docker_options import DockerSettings, Host, container_options
+from compute.miner.runtimes.docker_options import DockerSettings, Host, container_options, own_network
 from compute.wire.keys import SessionKey, new_password
 
 HOST_KEY = SessionKey.generate()
@@ -62,7 +62,7 @@ def test_a_container_is_hardened() -> None:
     assert options["privileged"] is False
     assert options["init"] is True
     assert options["pids_limit"] == 16_384
-    assert options["network"] == "compute-leases"
+    assert options["network"] == own_network("5Miner")
     assert options["ipc_mode"] == options["cgroupns"] == "private"
     assert options["log_config"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}}
     assert options["use_config_proxy"] is False
