@@ -23,6 +23,7 @@ from compute.proof.models import Claim, GpuModel, MachineVerdict, ProofSettings
 from compute.proof.session import Target, prove_batch
 from compute.proof.statement import compute_deadline_seconds, dims_for, rehash_deadline_seconds
 from compute.testing.proof import FakeMachine
+from tests.waiting import DEADLINE_SECONDS
 
 CARD = GpuModel("Card", tflops16=4e-7, vram_gb=1.0, bandwidth_gbs=1e-4)
 SETTINGS = ProofSettings(device="cpu", rows=1100, k=16, columns=16, tile_rows=512, min_passes=4, max_passes=4)
@@ -257,7 +258,7 @@ async def converse(*machines: Scripted) -> list[MachineVerdict]:
         executor=Inline(),
         clock=clock,
     )
-    verdicts = await asyncio.wait_for(clock.run(asyncio.create_task(batch)), timeout=60)
+    verdicts = await asyncio.wait_for(clock.run(asyncio.create_task(batch)), timeout=DEADLINE_SECONDS)
     assert clock.monotonic() - start < MOST_SECONDS
     assert len(verdicts) == len(machines)
     for machine, verdict in zip(machines, verdicts, strict=True):
@@ -275,12 +276,12 @@ async def test_an_honest_conversation_of_the_fuzzer_is_ok() -> None:
     assert (verdict.reason, verdict.count) == (ProofReason.OK, DEVICES)
 
 
-@pytest.mark.parametrize("start", range(0, 400, 100))
+@pytest.mark.parametrize("start", [0, 50])
 async def test_a_mutated_conversation_is_a_verdict(
     start: int, caplog: pytest.LogCaptureFixture, record_property: Callable[[str, object], None]
 ) -> None:
     reasons: Counter[str] = Counter()
-    for seed in range(start, start + 100):
+    for seed in range(start, start + 50):
         machine = Mutates(Simulation(), seed)
         (verdict,) = await converse(machine)
         reasons[str(verdict.reason)] += 1
@@ -293,7 +294,7 @@ async def test_a_mutated_conversation_is_a_verdict(
 
 
 async def test_mutated_machines_do_not_disturb_an_honest_one_in_their_batch() -> None:
-    for seed in range(1000, 1030):
+    for seed in range(1000, 1010):
         clock = Simulation()
         *_, honest = await converse(Mutates(clock, seed), Mutates(clock, seed + 500), Scripted(clock))
         assert honest.ok, seed
@@ -305,7 +306,7 @@ async def test_hostile_bytes_take_no_memory() -> None:
     tracemalloc.start()
     try:
         peaks = []
-        for seed in range(2000, 2040):
+        for seed in range(2000, 2012):
             tracemalloc.reset_peak()
             before = tracemalloc.get_traced_memory()[0]
             await converse(Mutates(Simulation(), seed))
@@ -350,7 +351,7 @@ def first_answer(data: bytes) -> frames.Answer:
     return frames.parse_answer(rest[: frames.parse_length(header)])
 
 
-@settings(max_examples=120)
+@settings(max_examples=40)
 @example(kind="hello", chunks=[frames.encode({"type": "hello", "devices": [NOBODYS_DEVICE] * 2, "torch": ""})])
 @given(kind=st.sampled_from(["hello", "prepare", "compute", "rehash", "open"]), chunks=st.lists(CHUNKS, max_size=6))
 def test_any_answer_to_any_question_is_a_verdict(kind: str, chunks: list[bytes]) -> None:

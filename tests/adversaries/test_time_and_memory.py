@@ -17,6 +17,7 @@ from compute.base.reasons import ProofReason
 from compute.proof import digest, generator
 from compute.proof.models import Claim
 from compute.testing.proof import FakeDevice, FakeMachine
+from tests.waiting import DEADLINE_SECONDS
 
 Build = Callable[..., FakeMachine]
 
@@ -236,5 +237,5 @@ async def test_one_that_never_opens_does_not_hold_the_others_up(build: Build, pr
     machines = build(OpensNothing, spend=cards.spend), build(spend=cards.spend)
     # Time passes only once the honest one has its verdict.
     proof = prove(*machines, then=lambda verdict: clock.advance(3600.0))
-    verdicts = await asyncio.wait_for(proof, timeout=20)
+    verdicts = await asyncio.wait_for(proof, timeout=DEADLINE_SECONDS)
     assert [verdict.reason for verdict in verdicts] == [ProofReason.TIMEOUT, ProofReason.OK]

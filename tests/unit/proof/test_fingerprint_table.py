@@ -22,6 +22,8 @@ CONFIG = load_config()
 MODELS = CONFIG.models
 NOISE = 0.03
 """The standard deviation of a measured rate, as a fraction."""
+DRAWS = 30
+"""How often each claim is measured on each hardware, for each of ``READS``."""
 READS = (0.55, 0.7, 0.9)
 """Which part of its data sheet's bandwidth a card may reach; nobody has measured it."""
 
@@ -107,7 +109,9 @@ def matrix() -> dict[tuple[str, str], Counter[str]]:
     """Hardware and claim: how often what is paid."""
     noise = random.Random(20240229)
     return {
-        (hardware.name, claim.name): Counter(paid(hardware, claim, noise, reads) for reads in READS for _ in range(100))
+        (hardware.name, claim.name): Counter(
+            paid(hardware, claim, noise, reads) for reads in READS for _ in range(DRAWS)
+        )
         for hardware in MODELS.values()
         for claim in MODELS.values()
     }
@@ -150,9 +154,10 @@ def test_nothing_is_paid_above_the_claim(matrix: dict[tuple[str, str], Counter[s
 @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
 def test_an_honest_machine_is_paid_as_itself(model: GpuModel, reads: float) -> None:
     noise = random.Random(model.name)
-    outcomes = Counter(paid(model, model, noise, reads) for _ in range(3000))
     # Another model is within the noise of the RTX 3090: three deviations of one side leave 0.13 %.
-    assert outcomes[model.name] >= 0.997 * 3000, outcomes
+    draws, most = (3000, 9) if model.name == "NVIDIA GeForce RTX 3090" else (300, 0)
+    outcomes = Counter(paid(model, model, noise, reads) for _ in range(draws))
+    assert outcomes[model.name] >= draws - most, outcomes
 
 
 def recomputing(hardware: GpuModel, claim: GpuModel) -> DeviceMeasurement:
@@ -208,7 +213,7 @@ def test_the_bandwidths_leave_an_honest_card_half_of_its_memory_s_speed_to_lose(
 
 
 def print_matrix(matrix: dict[tuple[str, str], Counter[str]]) -> None:
-    """Rows are the hardware, columns the claim; a cell says what is paid most often, and how often in 100."""
+    """Rows are the hardware, columns the claim; a cell says what is paid most often, and how often in 100 times."""
     symbols = {"slower_than_claimed": "slow", "not_resident": "memory"}
     names = list(MODELS)
     print("\n" + " " * 12 + "".join(f"{short(claim):>16}" for claim in names))
@@ -217,5 +222,5 @@ def print_matrix(matrix: dict[tuple[str, str], Counter[str]]) -> None:
         for claim in names:
             (outcome, count), *_ = matrix[hardware, claim].most_common(1)
             what = "claim" if outcome == claim else symbols.get(outcome, short(outcome))
-            cells.append(f"{what} {count / 3:.0f}")
+            cells.append(f"{what} {100 * count / (len(READS) * DRAWS):.0f}")
         print(f"{short(hardware):<12}" + "".join(f"{cell:>16}" for cell in cells))

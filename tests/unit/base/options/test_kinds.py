@@ -99,11 +99,11 @@ def test_a_mistyped_key_is_an_error(bad: str) -> None:
         kinds.keys(bad)
 
 
-@pytest.mark.parametrize("position", range(1, len(ALICE)))
-def test_the_checksum_finds_one_wrong_letter(position: int) -> None:
-    for letter in BASE58.replace(ALICE[position], ""):
-        with pytest.raises(ValueError):
-            kinds.keys(ALICE[:position] + letter + ALICE[position + 1 :])
+def test_the_checksum_finds_one_wrong_letter() -> None:
+    for position in range(1, len(ALICE)):
+        for letter in BASE58.replace(ALICE[position], ""):
+            with pytest.raises(ValueError):
+                kinds.keys(ALICE[:position] + letter + ALICE[position + 1 :])
 
 
 def test_text_and_path() -> None:
