@@ -1,7 +1,8 @@
 """``make bench``: what the subnet costs, in one run on this machine, in build/bench.json and as a table on stdout.
 
 ``make bench ARGS="proof subnet"`` measures these sections only; without any it measures all. Ratios compare two things
-in the same run; single figures say what this machine did today and nothing about another.
+in the same run; single figures say what this machine did today and nothing about another. ``contention`` is the control
+measurement before, between and after the sections: where it is too high, the exit code is 75 and the word "busy".
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from benches.proof import bench as proof_bench
 from benches.validator import bench as subnet_bench
 
 from compute.base.console import Column, Output
+from compute.base.contention import EXIT_BUSY, Control
 from compute.localnet.process import NodeProcess
 from compute.miner.hardware import docker_host
 from compute.miner.options import MinerOptions
@@ -43,8 +45,12 @@ def main() -> int:
         if name not in SECTIONS:
             parser.error(f"there is no section {name!r}, only {', '.join(SECTIONS)}")
     figures: dict[str, float] = {}
+    control = Control()
+    is_busy = False
     for name in chosen:
         figures |= SECTIONS[name]()
+        is_busy = control.is_busy()
+    figures["contention"] = max(control.found)
     _RESULT.parent.mkdir(exist_ok=True)
     _RESULT.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     output = Output(sys.stdout, sys.stderr)
@@ -53,6 +59,9 @@ def main() -> int:
         [(name, f"{value:.4g}") for name, value in sorted(figures.items())],
     )
     output.note(f"written to {_RESULT}")
+    if is_busy:
+        output.note(control.words())
+        return EXIT_BUSY
     return 0
 
 

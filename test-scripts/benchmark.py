@@ -9,7 +9,8 @@
 
 Without a command it is hashcat, as it was before there was a proof; scores have not depended on that since version
 1.6.0. Results go to stdout, questions and progress to stderr.
-Exit codes: 0 done, 1 the machine could not be measured, 2 usage, 130 interrupted.
+Exit codes: 0 done, 1 the machine could not be measured, 2 usage, 75 other programs used the processors meanwhile, so
+that proof and verify say nothing, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import yaml
 from benches.proof import verification
 
 from compute.base.console import Column, Output
+from compute.base.contention import EXIT_BUSY, Control
 from compute.base.errors import ComputeError
 from compute.base.reasons import ProofReason
 from compute.incentive.config import load_config
@@ -51,15 +53,21 @@ def main(argv: Sequence[str]) -> int:
     """Run with ``argv`` (without the program's name); returns the exit code."""
     options = _parser().parse_args(argv or ["hashcat"])
     output = Output(sys.stdout, sys.stderr, as_json=options.json)
+    # hashcat takes as long as it takes: its challenges are solved or not.
+    control = None if options.run is _hashcat else Control()
+    code = 0
     try:
         options.run(options, output)
     except ComputeError as error:
         output.note(f"error: {error}")
-        return 1
+        code = 1
     except KeyboardInterrupt:
         output.note("interrupted")
         return _INTERRUPTED
-    return 0
+    if control is not None and control.is_busy():
+        output.note(control.words())
+        return EXIT_BUSY
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

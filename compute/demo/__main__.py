@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compute.base.console import Column, Output
-from compute.base.errors import ComputeError, ConfigError
+from compute.base.contention import EXIT_BUSY, Control
+from compute.base.errors import ComputeError, ConfigError, ProofError
 
 if TYPE_CHECKING:
     from compute.demo.stage import Stage
@@ -42,7 +43,7 @@ COLUMNS = (
 DESCRIPTION = """Play a whole subnet on this machine: a chain, a validator and miners as ordinary processes, one that
 claims a GPU which it does not have and one that dies halfway; rent the best machine and run a command in it. Needs no
 GPU, no keys, no network, and no Docker unless --docker asks for it. Ends with status 0 only if the chain holds what
-the scores say and the cheats got nothing."""
+the scores say and the cheats got nothing; with 75 if that took too long because other programs use this machine."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -76,14 +77,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(build_parser().parse_args(arguments))
 
 
-def run(options: argparse.Namespace) -> int:
-    """Play the demo; returns 0 only if what the chain holds is what the scores say, and the cheats got nothing."""
+def run(options: argparse.Namespace, control: Control | None = None) -> int:
+    """Play the demo; returns 0 only if what the chain holds is what the scores say, and the cheats got nothing.
+
+    ``EXIT_BUSY``, if it came too late and ``control`` says that other programs used this machine.
+    """
     from compute.demo.cast import cast
     from compute.demo.stage import Stage
 
     logging.disable(logging.CRITICAL)
     folder = Path(tempfile.mkdtemp(prefix="compute-demo-"))
     output = Output(sys.stdout, sys.stderr, as_json=options.json)
+    control = control or Control()
     stage = Stage(folder, cast(options.miners), block_seconds=options.block_time, docker=options.docker)
     try:
         try:
@@ -99,6 +104,9 @@ def run(options: argparse.Namespace) -> int:
         return EXIT_FAILED
     except ComputeError as error:
         output.error(str(error), reason=None, advice=f"The logs of all processes are in {folder}")
+        if _may_be_disturbed(error) and control.is_busy():
+            output.note(control.words())
+            return EXIT_BUSY
         return EXIT_FAILED
     except (KeyboardInterrupt, asyncio.CancelledError):
         shutil.rmtree(folder, ignore_errors=True)
@@ -114,6 +122,14 @@ def run(options: argparse.Namespace) -> int:
         return EXIT_FAILED
     shutil.rmtree(folder, ignore_errors=True)
     return EXIT_OK
+
+
+def _may_be_disturbed(error: ComputeError) -> bool:
+    """Whether a busy machine can be why: all have ended by now, but for what does not belong to the demo."""
+    from compute.demo.story import TooLate
+    from compute.proof.calibrate import DISTURBED
+
+    return isinstance(error, TooLate) or (isinstance(error, ProofError) and error.reason in DISTURBED)
 
 
 async def _play(stage: Stage, output: Output, *, keep: bool) -> Ending:

@@ -40,6 +40,10 @@ T = TypeVar("T")
 Show = Callable[[Sequence["Scene"], str], None]
 
 
+class TooLate(ComputeError):
+    """What the demo waits for has not come in its time: something is broken, or other programs use this machine."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """One miner as the table shows it: what the validator's database says, and the share that the chain holds."""
@@ -188,10 +192,7 @@ class Story:
         return not lacking(self._scenes)
 
     def _lacking(self) -> str:
-        return (
-            f": {'; '.join(lacking(self._scenes))}. If they were too slow, something else keeps this machine busy: "
-            "end that, and try again"
-        )
+        return f": {'; '.join(lacking(self._scenes))}"
 
     async def _settled(self, facts: FactStore, chain: SubtensorChain, config: Config) -> bool:
         """Whether the chain holds exactly what the scores say, and every honest miner's verdict is ok."""
@@ -238,7 +239,7 @@ class Story:
             if fallen is not None:
                 raise ComputeError(f"{fallen} has ended, and should not have:\n{self._stage.log_tail(fallen)}")
             if clock.monotonic() > end:
-                raise ComputeError(f"no {what} within {seconds:.0f} s{why()}")
+                raise TooLate(f"no {what} within {seconds:.0f} s{why()}")
             await clock.sleep(_POLL_SECONDS)
 
     def _say(self, caption: str) -> None:

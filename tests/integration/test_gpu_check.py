@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from compute.base.contention import EXIT_BUSY
+
 SCRIPT = Path(__file__).resolve().parents[2] / "test-scripts" / "gpu_check.sh"
 
 
@@ -21,16 +23,17 @@ def start(*arguments: str, python: str = sys.executable) -> subprocess.Completed
 def test_everything_passes_in_small_on_a_cpu(tmp_path: Path) -> None:
     written = tmp_path / "gpu_check.json"
     ran = start("--device", "cpu", "--output", str(written))
-    assert ran.returncode == 0, ran.stdout + ran.stderr
     document = json.loads(written.read_text(encoding="utf-8"))
-    assert [check["name"] for check in document["checks"] if check["ok"]] == [
-        "honest proofs pass",
-        "a prover that drops C is caught",
-        "C is the exact product",
-        "C lies in the device's memory",
-    ]
-    # Nothing but the time of its passes gives the prover away.
-    assert document["checks"][1]["detail"].startswith(("not_resident", "slower_than_claimed"))
+    found = {check["name"]: check for check in document["checks"]}
+    if ran.returncode == EXIT_BUSY:
+        # Time is what gives the prover away that drops C, and here something else took it.
+        assert all(check["ok"] or check["timed"] for check in found.values())
+    else:
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert found["honest proofs pass"]["ok"]
+        assert found["a prover that drops C is caught"]["detail"].startswith(("not_resident", "slower_than_claimed"))
+    assert found["C is the exact product"]["ok"]
+    assert found["C lies in the device's memory"]["ok"]
     assert "FAILED" not in ran.stdout
     page = (SCRIPT.parents[1] / "docs" / "measurements.md").read_text(encoding="utf-8")
     assert [name for name in document["figures"] if f"`{name}`" not in page] == []

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from compute.base.contention import EXIT_BUSY, Control
 from compute.base.errors import ProofError
 from compute.base.reasons import ProofReason
 from compute.incentive.config import parse_config
@@ -28,6 +29,14 @@ def benchmark() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(autouse=True)
+def contention(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the control measurements find, each in turn; the last of them stays."""
+    found = [1.0]
+    monkeypatch.setattr(benchmark, "Control", lambda: Control(lambda: found.pop(0) if len(found) > 1 else found[0]))
+    return found
 
 
 def measuring(found: Calibration) -> Callable[..., Any]:
@@ -54,6 +63,20 @@ def test_proof_prints_one_json_object_and_nothing_else(
     page = (SCRIPT.parents[1] / "docs" / "measurements.md").read_text(encoding="utf-8")
     assert [key for key in found if f"`{key}`" not in page] == []
     assert captured.err == ""
+
+
+def test_beside_other_programs_a_figure_is_printed_and_does_not_count(
+    benchmark: ModuleType,
+    contention: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    contention[:] = [1.5, 1.0]
+    monkeypatch.setattr(benchmark, "verification", lambda: {"verify_gpu_ms": 30.0})
+    assert benchmark.main(["verify", "--json"]) == EXIT_BUSY
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"verify_gpu_ms": 30.0}
+    assert captured.err.startswith("busy: ")
 
 
 def test_a_gpu_is_compared_with_the_table(

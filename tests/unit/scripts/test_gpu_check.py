@@ -17,6 +17,7 @@ import torch
 import yaml
 from gpu_inspection import Inspection
 
+from compute.base.contention import EXIT_BUSY, MOST_CONTENTION, Control
 from compute.base.errors import ProofError
 from compute.base.reasons import ProofReason
 from compute.incentive.config import parse_config
@@ -118,6 +119,7 @@ def run(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         dropper: ProofReason = ProofReason.NOT_RESIDENT,
         wrong: int = 0,
         error: Exception | None = None,
+        contention: float = 1.0,
     ) -> tuple[int, dict[str, Any]]:
         async def hello(kind: str) -> Hello:
             return Hello("2.11.0", (DeviceInfo(CARD.name, "GPU-1", 85 * 10**9),) * devices)
@@ -131,6 +133,7 @@ def run(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
             assert argv is None or (argv[-1] == "--drop-c" and claim.count == 1)
             return verdict(honest if argv is None else dropper)
 
+        monkeypatch.setattr(gpu_check, "Control", lambda: Control(lambda: contention))
         monkeypatch.setattr(gpu_check, "devices_here", hello)
         monkeypatch.setattr(gpu_check, "calibrate_cuda", calibrate)
         monkeypatch.setattr(gpu_check, "prove_here", prove)
@@ -171,6 +174,44 @@ def test_each_check_can_fail(machine: dict[str, Any], check: str, run: Run, caps
     assert (code, document["ok"]) == (1, False)
     assert [found["name"] for found in document["checks"] if not found["ok"]] == [check]
     assert f"FAILED  {check}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        {"honest": ProofReason.SLOWER_THAN_CLAIMED},
+        {"dropper": ProofReason.OK},
+        {"error": ProofError(ProofReason.NOT_RESIDENT, "slow passes")},
+    ],
+)
+def test_what_failed_while_other_programs_had_the_processors_says_nothing(
+    machine: dict[str, Any], run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, document = run(**machine, contention=1.5)
+    assert (code, document["ok"], document["busy"]) == (EXIT_BUSY, False, True)
+    printed = capsys.readouterr()
+    assert "busy    " in printed.out
+    assert "FAILED" not in printed.out
+    assert "1.50" in printed.err
+    assert run(**machine, contention=MOST_CONTENTION)[0] == 1
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        {"wrong": 1, "honest": ProofReason.TIMEOUT},
+        {"honest": ProofReason.WRONG_ROW},
+        {"dropper": ProofReason.WORKER_FAILED},
+        {"error": ProofError(ProofReason.WRONG_ROW, "row 7")},
+        {"error": RuntimeError("CUDA error")},
+    ],
+)
+def test_what_no_other_program_can_be_the_reason_of_is_a_failure(machine: dict[str, Any], run: Run) -> None:
+    assert run(**machine, contention=9.0)[0] == 1
+
+
+def test_a_busy_machine_that_passes_has_passed(run: Run) -> None:
+    assert run(contention=9.0)[0] == 0
 
 
 def test_after_failed_proofs_c_is_inspected_all_the_same(run: Run) -> None:
