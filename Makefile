@@ -8,10 +8,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-fast test-e2e check format bench clean
+.PHONY: help install demo test test-all check format bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make .venv with everything that the project needs
 
@@ -27,19 +27,19 @@ $(STAMP): requirements.txt requirements-dev.txt setup.py pyproject.toml
 demo: install ## a whole subnet on this machine: chain, validator, miners, a rental; DOCKER=1: in containers
 	@$(BIN)/python -m compute.demo $(if $(filter-out 0,$(DOCKER)),--docker) $(ARGS)
 
-test: test-fast test-e2e ## all tests
+# --dist worksteal: a worker that has nothing left takes tests from another.
+test: install ## everything that a change can break; ARGS="-k lease": a part of it
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not long" $(ARGS)
 
-test-fast: install
-	$(BIN)/python -m pytest -n auto -m "not e2e" $(ARGS)
-
-test-e2e: install
-	$(BIN)/python -m pytest -m e2e $(ARGS)
+test-all: install ## the long stories too
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: install ## format, lint, types, and whether documentation and code say the same
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not e2e" tests/unit/test_docs.py tests/unit/test_architecture.py tests/e2e/test_commands.py
+	$(BIN)/python -m pytest -m "not e2e" \
+		tests/unit/test_docs.py tests/unit/test_architecture.py tests/e2e/test_commands.py tests/e2e/test_manual.py
 
 format: install ## rewrite the files as `check` wants them
 	$(BIN)/ruff format .

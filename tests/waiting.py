@@ -19,7 +19,13 @@ DEADLINE_SECONDS = 120.0
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], what: str = "the condition", *, dump: Callable[[], object] | None = None) -> T:
+def until(
+    condition: Callable[[], T],
+    what: str = "the condition",
+    *,
+    dump: Callable[[], object] | None = None,
+    pause_seconds: float = 0.02,
+) -> T:
     """Poll ``condition`` until it holds, and return its value.
 
     ``what`` is awaited, in words; ``dump`` gives what helps to understand a failure, such as the end of a log.
@@ -31,7 +37,7 @@ def until(condition: Callable[[], T], what: str = "the condition", *, dump: Call
     while not (value := condition()):
         if time.monotonic() >= deadline:
             raise AssertionError(_seen(what, value, dump))
-        time.sleep(0.02)
+        time.sleep(pause_seconds)
     return value
 
 

@@ -95,16 +95,20 @@ class Stage:
         wallet = self.wallets[name] = make_wallet(name, "default", str(self.folder / "wallets"))
         register(self.node.endpoint, NETUID, wallet, stake_alpha=_STAKE_ALPHA if name == VALIDATOR else 0)
 
-    def start_miner(self, actor: Actor) -> None:
-        """Start a miner as a process of its own, at an address of its own."""
+    def miner_options(self, actor: Actor) -> list[str]:
+        """The command line of a miner, at an address of its own and at ports that are free now."""
         address = self.addresses[actor.name]
-        options = [
+        return [
             *self._shared_options(actor.name),
             *("--axon.ip", address, "--axon.external_ip", address, "--axon.port", str(_free_port(address))),
             *("--miner.runtime", "docker" if self._in_containers(actor) else "local"),
             *("--miner.cpu.devices", str(actor.devices)),
             *("--ssh.port", str(_free_port(address))),
         ]
+
+    def start_miner(self, actor: Actor) -> None:
+        """Start a miner as a process of its own."""
+        options = self.miner_options(actor)
         if actor.kind is Kind.HONEST:
             self._start(actor.name, [sys.executable, str(_ROOT / "neurons" / "miner.py"), *options])
         else:

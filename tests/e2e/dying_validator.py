@@ -1,7 +1,7 @@
-"""The validator, killed by SIGKILL at one step of setting weights: ``dying_validator.py STEP VALIDATOR-OPTIONS…``.
+"""The validator, killed by SIGKILL once the chain has its weights: ``dying_validator.py submission OPTIONS…``.
 
-The step ``none`` lets it live. Commits are locked until drand's round 1000, which is over: offline, the signature of a
-coming one cannot be had.
+With ``none`` in place of ``submission`` it lives. Commits are locked until drand's round 1000, which is over: offline,
+the signature of a coming one cannot be had.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import bittensor.core.extrinsics.weights as sdk
@@ -20,36 +20,10 @@ from compute.localnet.substrate.scale import compact
 from compute.update.guard import leave
 from compute.validator import program
 from compute.validator.options import parse_validator
-from compute.validator.store import FactStore, ScoreFact, WeightsState
 
 ROUND = 1000
 
 step = "none"
-
-
-def reach(name: str) -> None:
-    """Die here, if this is the step."""
-    if name == step:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-class DyingFacts(FactStore):
-    """Dies before or after it writes something down."""
-
-    def record_scores(self, scores: Iterable[ScoreFact], *, at: float, block: int) -> None:
-        super().record_scores(scores, at=at, block=block)
-        reach("scores")
-
-    def begin_weights(self, weights: Mapping[int, int], *, at: float, block: int) -> int:
-        reach("before-intent")
-        entry = super().begin_weights(weights, at=at, block=block)
-        reach("intent")
-        return entry
-
-    def advance_weights(self, entry: int, state: WeightsState, detail: str = "") -> None:
-        reach(f"before-{state.value}")
-        super().advance_weights(entry, state, detail)
-        reach(state.value)
 
 
 class DyingChain(SubtensorChain):
@@ -57,7 +31,8 @@ class DyingChain(SubtensorChain):
 
     async def set_weights(self, weights: Mapping[int, int]) -> None:
         await super().set_weights(weights)
-        reach("submission")
+        if step == "submission":
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def commit_for_a_round_that_is_over(
@@ -74,4 +49,4 @@ def commit_for_a_round_that_is_over(
 if __name__ == "__main__":
     step = sys.argv[1]
     sdk.get_encrypted_commit_v2 = commit_for_a_round_that_is_over
-    leave(program.run(parse_validator(sys.argv[2:], os.environ), chain_type=DyingChain, facts_type=DyingFacts))
+    leave(program.run(parse_validator(sys.argv[2:], os.environ), chain_type=DyingChain))

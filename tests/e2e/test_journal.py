@@ -1,6 +1,7 @@
-"""SIGKILL to the validator at every step from scores to weights: the next one makes the chain hold what the scores say.
+"""SIGKILL to the validator once the chain has its weights, and nobody has written it down: they are not set twice.
 
-The processes are real; what they know of the miners is written into their database, so that nobody need be proven.
+The processes are real; what they know of the miners is written into their database, so that nobody need be proven. All
+other steps are in ``tests/unit/validator/test_weight_crash.py``.
 """
 
 from __future__ import annotations
@@ -25,35 +26,16 @@ from compute.proof.models import Claim, MachineVerdict
 from compute.testing.crowd import neuron_of, wallet_of
 from compute.testing.filled import fill_chain
 from compute.validator.store import FactStore, WeightsState
+from tests.waiting import DEADLINE_SECONDS, until
 
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
 NETUID, RAO, UIDS = 27, 10**9, 4
-_SECONDS = 90
 ROUND = 1000
 # https://api.drand.sh/52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971/public/1000
 SIGNATURE = "b44679b9a59af2ec876b1a6b1ad52ea9b1615fc3982b19576350f93447cb1125e342b73a8dd2bacbe47e4b6b63ed5e39"
 MACHINES = {1: ("NVIDIA H200", 8), 2: ("NVIDIA RTX 4090", 2), 3: ("NVIDIA L4", 1)}
-STEPS = (
-    "scores",
-    "before-intent",
-    "intent",
-    "submission",
-    "submitted",
-    "before-confirmed",
-    "confirmed",
-)
-HELD = ("submission", "submitted", "before-confirmed", "confirmed")
-"""The steps after which the chain has the weights, whoever knows of it."""
-LEFT = {
-    "intent": WeightsState.INTENT,
-    "submission": WeightsState.INTENT,
-    "submitted": WeightsState.SUBMITTED,
-    "before-confirmed": WeightsState.SUBMITTED,
-    "confirmed": WeightsState.CONFIRMED,
-}
-"""What the journal says after each of the steps; nothing after the others."""
 
 
 class World:
@@ -102,7 +84,7 @@ class World:
         process = self.start(step)
         try:
             meanwhile()
-            return process.wait(_SECONDS)
+            return process.wait(DEADLINE_SECONDS)
         finally:
             process.kill()
             process.wait()
@@ -111,13 +93,6 @@ class World:
     def log(self) -> str:
         """What the validators have logged."""
         return (self.folder / "validator.log").read_text()
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for what another process does."""
-        deadline = time.monotonic() + _SECONDS
-        while not condition():
-            assert time.monotonic() < deadline, self.log
-            time.sleep(0.1)
 
     def reveal(self) -> None:
         """Open what is committed: hand the node the signature, and let the epoch come in which it is due."""
@@ -156,56 +131,32 @@ def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
     world.node.close()
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_killed_at_any_step_the_next_one_sets_things_right(world: World, step: str) -> None:
-    assert world.validate(step) == -signal.SIGKILL, world.log
-    assert world.state() is LEFT.get(step)
+def test_weights_that_the_chain_took_are_not_submitted_again(world: World) -> None:
+    assert world.validate("submission") == -signal.SIGKILL, world.log
+    assert world.state() is WeightsState.INTENT
     held, submitted_at, _ = world.on_chain()
-    assert held == (world.wanted() if step in HELD else {})
+    assert held == world.wanted()
 
     assert world.validate("none") == 0, world.log
-    held, again_at, _ = world.on_chain()
-    assert held == world.wanted()
+    assert world.on_chain() == (held, submitted_at, 0)
     assert set(held) == set(MACHINES)
     assert world.state() is WeightsState.CONFIRMED
-    if step in HELD and step != "confirmed":
-        assert again_at == submitted_at, "what the chain holds already is not submitted again"
 
 
 @pytest.mark.parametrize("world", [True], indirect=True, ids=["commit-reveal"])
-@pytest.mark.parametrize("step", ["before-intent", "intent", "submission", "submitted"])
-def test_killed_around_a_commit_the_next_one_waits_for_the_reveal(world: World, step: str) -> None:
-    assert world.validate(step) == -signal.SIGKILL, world.log
+def test_a_commit_that_the_chain_took_is_waited_for(world: World) -> None:
+    assert world.validate("submission") == -signal.SIGKILL, world.log
+    assert world.state() is WeightsState.INTENT
     _, committed_at, open_commits = world.on_chain()
-    assert open_commits == (1 if step in HELD else 0)
+    assert open_commits == 1
 
     def wait_and_reveal() -> None:
-        world.until(lambda: "outcome=pending" in world.log)
-        _, again_at, open_commits = world.on_chain()
-        assert open_commits == 1
-        if step in HELD:
-            assert again_at == committed_at, "nothing is committed twice"
+        until(lambda: "outcome=pending" in world.log, "the validator sees its commit", dump=lambda: world.log)
+        assert world.on_chain()[1:] == (committed_at, 1), "nothing is committed twice"
         world.reveal()
 
     assert world.validate("none", wait_and_reveal) == 0, world.log
     held, _, _ = world.on_chain()
     assert held == world.wanted()
     assert set(held) == set(MACHINES)
-    assert world.state() is WeightsState.CONFIRMED
-
-
-@pytest.mark.parametrize("world", [True], indirect=True, ids=["commit-reveal"])
-def test_killed_after_the_reveal_the_next_one_sees_it(world: World) -> None:
-    def reveal() -> None:
-        world.until(lambda: world.on_chain()[2] == 1)
-        # A validator reads the events of the block that has its commit, and the node does not keep them for ever.
-        world.until(lambda: world.state() is WeightsState.SUBMITTED)
-        world.reveal()
-
-    assert world.validate("before-confirmed", reveal) == -signal.SIGKILL, world.log
-    assert world.state() is WeightsState.SUBMITTED
-    held, committed_at, _ = world.on_chain()
-    assert world.validate("none") == 0, world.log
-    assert world.on_chain() == (held, committed_at, 0)
-    assert held == world.wanted()
     assert world.state() is WeightsState.CONFIRMED

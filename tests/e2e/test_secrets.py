@@ -13,7 +13,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,21 +28,20 @@ from compute.base.store import Database
 from compute.demo.cast import Actor, Kind
 from compute.demo.stage import NETUID, VALIDATOR, Stage
 from compute.localnet.newcomer import make_wallet, register
-from compute.localnet.settings import config_text
 from compute.miner.leases.store import LeaseStore
-from compute.proof.calibrate import calibrate_cpu
 from compute.protocol import Allocate
 from compute.rental.records import RenterStore
+from compute.testing.rates import easy_config
 from compute.wire.client import DendriteCaller
 from compute.wire.keys import RenterKey, SecretBox
 from compute.wire.peer import Peer
+from tests.waiting import DEADLINE_SECONDS, until_async
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 ROOT = Path(__file__).resolve().parents[2]
 MINER = Actor("miner", Kind.HONEST)
 ELDER = "elder"
-_SECONDS = 90.0
 _ANY_OPENSSH_KEY = base64.b64encode(b"openssh-key-v1\0")[:-4]
 
 
@@ -146,7 +144,7 @@ class Run:
 
     async def begin(self) -> None:
         stage = self.stage
-        stage.config_path.write_text(config_text(await calibrate_cpu(runs=1)), encoding="utf-8")
+        stage.config_path.write_text(easy_config(), encoding="utf-8")
         stage.start_chain()
         for name in (VALIDATOR, MINER.name):
             stage.register(name)
@@ -202,7 +200,7 @@ class Run:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        stdout, stderr = await asyncio.wait_for(process.communicate(), _SECONDS)
+        stdout, stderr = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
         name = f"register.py {' '.join(words)}"
         self.search.outputs[name] = stdout + stderr
         assert process.returncode == 0, f"{name}: {stderr.decode()}"
@@ -225,7 +223,7 @@ class Run:
                 output.update(await ask(request))
                 return output["status"] is True
 
-            await until(granted, "a lease of the older peer")
+            await until_async(granted, "a lease of the older peer", pause_seconds=0.2)
             info = json.loads(owner.decrypt(base64.b64decode(output["info"])))
             assert info["password"] == self.note_lease("the older peer's lease")
             self.search.secrets.append(Secret.text("password of the older peer", info["password"]))
@@ -247,7 +245,7 @@ class Run:
             async def serving() -> bool:
                 return bool(subtensor.get_neuron_for_pubkey_and_subnet(hotkey, NETUID).axon_info.port)
 
-            await until(serving, "the miner's axon is on the chain")
+            await until_async(serving, "the miner's axon is on the chain", pause_seconds=0.2)
             port = subtensor.get_neuron_for_pubkey_and_subnet(hotkey, NETUID).axon_info.port
         peer = Peer(hotkey, self.stage.addresses[MINER.name], port)
         async with DendriteCaller(self.stage.wallets[ELDER].hotkey) as caller:
@@ -275,13 +273,6 @@ def _opened(path: Path) -> Iterator[Database]:
         yield database
     finally:
         database.close()
-
-
-async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    deadline = time.monotonic() + _SECONDS
-    while not await condition():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        await asyncio.sleep(0.2)
 
 
 @pytest.fixture
@@ -349,10 +340,7 @@ async def test_no_secret_is_left_anywhere(search: Search, receiver: list[str]) -
             assert search.findings() == []
             await run.register_py("deallocate", "mine", "--yes")
 
-            async def told() -> bool:
-                return len(receiver) > 1
-
-            await until(told, "the end of the rental is told")
+            await until_async(lambda: len(receiver) > 1, "the end of the rental is told", pause_seconds=0.2)
         search.outputs["the notices"] = "\n".join(receiver[1:]).encode()
         assert search.findings() == []
         _see_that_it_finds(search, folder)
