@@ -76,7 +76,7 @@ async def prove_batch(
     """
     statements = {name: dims_for(model, settings) for name, model in models.items()}
     batch = _Batch(len(targets), validator_hotkey, models, tolerance_pairs, settings, statements, executor, clock)
-    machines = [_Machine(number, target, batch) for number, target in enumerate(targets)]
+    machines = [_MachineProof(number, target, batch) for number, target in enumerate(targets)]
     batch.start_projection([target.claim.gpu for target in targets])
     tasks = [asyncio.create_task(machine.run(on_verdict)) for machine in machines]
     try:
@@ -147,7 +147,7 @@ class _Batch:
         return await asyncio.shield(self._projection)
 
 
-class _Machine:
+class _MachineProof:
     """One machine's way through the batch."""
 
     def __init__(self, number: int, target: Target, batch: _Batch) -> None:

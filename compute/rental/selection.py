@@ -80,7 +80,7 @@ class _Fit:
 
 
 @dataclass(frozen=True, order=True)
-class _Standing:
+class _Rank:
     """What candidates are ordered by, most important first; lower is better."""
 
     fit: _Fit
@@ -113,13 +113,13 @@ def rank(
             fitting.append(candidate)
         else:
             excluded.append(Explanation(candidate, None, obstacle))
-    ordered = sorted(((_standing(candidate, gpu_scores), candidate) for candidate in fitting), key=lambda pair: pair[0])
+    ordered = sorted(((_rank_of(candidate, gpu_scores), candidate) for candidate in fitting), key=lambda pair: pair[0])
     ranked = []
-    for place, (standing, candidate) in enumerate(ordered, start=1):
+    for place, (rank_key, candidate) in enumerate(ordered, start=1):
         if place == 1:
             why = f"tightest fit: {_describe(candidate)}"
         else:
-            why = _lost_to(ordered[place - 2], (standing, candidate))
+            why = _lost_to(ordered[place - 2], (rank_key, candidate))
         ranked.append(Explanation(candidate, place, why))
     return ranked + sorted(excluded, key=lambda explanation: explanation.candidate.hotkey)
 
@@ -135,11 +135,11 @@ def _obstacle(requirement: DeviceRequirement, candidate: Candidate) -> str | Non
     return None
 
 
-def _standing(candidate: Candidate, gpu_scores: Mapping[str, float]) -> _Standing:
+def _rank_of(candidate: Candidate, gpu_scores: Mapping[str, float]) -> _Rank:
     machine = candidate.machine()
     memory_gib = sum(gpu.capacity_mib for gpu in machine.gpus) / 1024
     host_size = max(machine.cpu_count, 1) * max(machine.ram_total / _GIB, 1.0)
-    return _Standing(
+    return _Rank(
         fit=_Fit(
             gpu_value=round(sum(gpu_scores.get(gpu.name, 0.0) for gpu in machine.gpus), 3),
             gpu_count=len(machine.gpus),
@@ -152,7 +152,7 @@ def _standing(candidate: Candidate, gpu_scores: Mapping[str, float]) -> _Standin
     )
 
 
-def _lost_to(above: tuple[_Standing, Candidate], here: tuple[_Standing, Candidate]) -> str:
+def _lost_to(above: tuple[_Rank, Candidate], here: tuple[_Rank, Candidate]) -> str:
     better, other = above
     worse, candidate = here
     what = _describe(candidate)

@@ -12,7 +12,7 @@ from compute.base.clock import Clock
 from compute.localnet.pallet import calls
 from compute.localnet.pallet.epoch import end_epoch
 from compute.localnet.pallet.errors import DispatchError, PoolError
-from compute.localnet.pallet.pool import Pool, Waiting
+from compute.localnet.pallet.pool import PendingExtrinsic, Pool
 from compute.localnet.pallet.registration import decayed_burn
 from compute.localnet.pallet.reveal import Beacon, reveal_due
 from compute.localnet.pallet.state import Hyperparameters, State, Subnet
@@ -117,8 +117,8 @@ class Ledger:
         verify_signature(extrinsic, block=block, genesis_hash=self.genesis.hash, hash_of=self._hash_of)
         if extrinsic.nonce >= account_nonce:
             calls.guard(replace(self.head_state, number=block), extrinsic.signer, extrinsic.call, extrinsic.arguments)
-        dies_at = None if extrinsic.era is None else extrinsic.era.death(block)
-        self._pool.add(Waiting(extrinsic, dies_at), account_nonce)
+        expires_at = None if extrinsic.era is None else extrinsic.era.death(block)
+        self._pool.add(PendingExtrinsic(extrinsic, expires_at), account_nonce)
         return extrinsic
 
     def seal(self, amendment: Amendment | None = None) -> Sealed:
@@ -134,7 +134,7 @@ class Ledger:
         if amendment is not None:
             state = amendment(state)
         included: list[Extrinsic] = []
-        dropped = self._pool.take_dead(number)
+        dropped = self._pool.take_expired(number)
         raw = [timestamp_extrinsic(now)]
         state = _with_outcome(state, 0, None)
         while extrinsic := self._pool.take_ready(state):
