@@ -14,7 +14,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine, EngineGone
 from compute.miner.runtimes.docker_options import DockerSettings
 from compute.wire.keys import SecretBox, SessionKey
+from tests.waiting import until_async
 
 from ..renting import SPECS, Renter
 
@@ -192,12 +193,6 @@ def login(renter: SessionKey) -> Login:
     return connect
 
 
-@pytest.fixture
-async def session(runtime: DockerRuntime, order: LeaseOrder, login: Login) -> AsyncIterator[SshSession]:
-    async with login(runtime.start(order)) as session:
-        yield session
-
-
 class Way:
     """A way to an engine that can be cut: a proxy before its socket."""
 
@@ -252,24 +247,6 @@ def way(tmp_path: Path) -> Iterator[Way]:
     way.cut()
 
 
-@pytest.fixture
-def until_async() -> Callable[..., Awaitable[None]]:
-    """As ``until``, for what this process's event loop does; ``passing`` is a clock that moves on by itself.
-
-    A request in flight waits by the same clock, and not for long: where one is, the clock stands.
-    """
-
-    async def wait(condition: Callable[[], object], *, passing: ManualClock | None = None) -> None:
-        deadline = time.monotonic() + 30
-        while not await asyncio.to_thread(condition):
-            assert time.monotonic() < deadline, "the condition never came true"
-            if passing is not None:
-                passing.advance(1)
-            await asyncio.sleep(0.02)
-
-    return wait
-
-
 @dataclass
 class Miner:
     """A manager on a real engine, whose clock a test moves."""
@@ -304,6 +281,16 @@ def build(
     return Miner(runtime, clock, store, manager, AllocateService(manager, allow_dockerfile=True))
 
 
+async def passing_until(miner: Miner, condition: Callable[[], object], what: str) -> None:
+    """Wait for what the miner does by its own clock, which passes; the engine is asked beside the event loop.
+
+    A request in flight waits by the same clock, and not for long: where one is, ``until_async`` alone is right.
+    """
+    await until_async(lambda: asyncio.to_thread(condition), what, passing=miner.clock, pause_seconds=0.02)
+
+
+both_ways = pytest.mark.parametrize("stand_ready", [False, True], ids=["", "standing_ready"])
+
 Running = Callable[..., AbstractAsyncContextManager[Miner]]
 
 
@@ -324,13 +311,17 @@ def running(tmp_path: Path) -> Running:
     return run
 
 
-@pytest.fixture(params=[False, True], ids=["", "standing_ready"])
-async def miner(
-    request: pytest.FixtureRequest, running: Running, runtime: DockerRuntime, until_async: Any
-) -> AsyncIterator[Miner]:
-    async with running(runtime, stand_ready=request.param) as miner:
-        if request.param:
-            await until_async(lambda: miner.manager.is_ready, passing=miner.clock)
+@pytest.fixture
+def stand_ready() -> bool:
+    """Whether a container waits for the first lease. Where the two ways differ, a test takes both: ``both_ways``."""
+    return False
+
+
+@pytest.fixture
+async def miner(running: Running, runtime: DockerRuntime, stand_ready: bool) -> AsyncIterator[Miner]:
+    async with running(runtime, stand_ready=stand_ready) as miner:
+        if stand_ready:
+            await passing_until(miner, lambda: miner.manager.is_ready, "a container stands ready")
         yield miner
 
 

@@ -22,10 +22,14 @@ from compute.proof.bootstrap import BOOTSTRAP
 from compute.proof.models import Claim, GpuModel, ProofSettings
 from compute.proof.session import Target, prove_batch
 from compute.wire.keys import RenterKey, SessionKey
+from tests.waiting import DEADLINE_SECONDS, until
+
+from .conftest import both_ways, passing_until
 
 pytestmark = pytest.mark.docker
 
 
+@pytest.mark.parametrize("stand_ready", [True])
 async def test_rent_prove_and_give_back(miner: Any, alice: Any) -> None:
     assert (await alice.allocate(testing=True))["status"]
 
@@ -59,12 +63,14 @@ async def test_rent_prove_and_give_back(miner: Any, alice: Any) -> None:
         await alice.says()
 
 
+@pytest.mark.parametrize("stand_ready", [True])
 async def test_an_older_peer_probes_by_password(alice: Any) -> None:
     assert (await alice.allocate(testing=True))["status"]
     async with alice.login(password=alice.info["password"]) as session:
         assert (await session.run("true")).exit_code == 0
 
 
+@both_ways
 async def test_of_two_at_the_same_instant_one_wins(miner: Any, alice: Any, bob: Any) -> None:
     answers = await asyncio.gather(alice.allocate(), bob.allocate())
     assert sorted(answer["status"] for answer in answers) == [False, True]
@@ -74,36 +80,39 @@ async def test_of_two_at_the_same_instant_one_wins(miner: Any, alice: Any, bob: 
     assert len(miner.machines()) == 1
 
 
-@pytest.mark.parametrize("mistaken", ["another hotkey", "another key", "both"])
-async def test_a_stranger_is_refused_every_action(alice: Any, bob: Any, mistaken: str) -> None:
+async def test_a_stranger_is_refused_every_action(alice: Any, bob: Any) -> None:
     await alice.allocate()
-    if mistaken == "another key":
-        bob = replace(alice, owner=RenterKey.generate(), session=SessionKey.generate())
-    elif mistaken == "another hotkey":
-        bob.owner = alice.owner
+    fresh = {"owner": RenterKey.generate(), "session": SessionKey.generate()}
+    strangers = {
+        "another hotkey": replace(bob, owner=alice.owner),
+        "another key": replace(alice, **fresh),
+        "both": bob,
+    }
     async with alice.login() as session:
-        for action in ("restart", "pause", "unpause", "resume"):
-            assert (await bob.change(action))["reason"] == "not_owner"
-        for line in ("user", "terminal"):
-            answer = await bob.change("exchange_key", key_type=line, ssh_key=bob.session.public_line)
-            assert answer["reason"] == "not_owner"
-        assert (await bob.change("extend", timeline=9))["reason"] == "not_owner"
-        assert (await bob.deallocate())["reason"] == "not_owner"
-        assert (await bob.allocate())["reason"] == "busy"
-        assert (await bob.allocate(testing=True))["reason"] == "busy"
+        for mistaken, stranger in strangers.items():
+            answers = [await stranger.change(action) for action in ("restart", "pause", "unpause", "resume")]
+            for line in ("user", "terminal"):
+                key = {"key_type": line, "ssh_key": stranger.session.public_line}
+                answers.append(await stranger.change("exchange_key", **key))
+            answers += [await stranger.change("extend", timeline=9), await stranger.deallocate()]
+            assert {answer["reason"] for answer in answers} == {"not_owner"}, mistaken
+            assert (await stranger.allocate())["reason"] == "busy", mistaken
+            assert (await stranger.allocate(testing=True))["reason"] == "busy", mistaken
         # The same connection as before: nothing was restarted meanwhile.
         assert (await session.run("true")).exit_code == 0
-    with pytest.raises(SshUnreachable):
-        async with alice.login(key=bob.session):
-            pass
+    for stranger in strangers.values():
+        with pytest.raises(SshUnreachable):
+            async with alice.login(key=stranger.session):
+                pass
 
 
+@both_ways
 async def test_a_customer_takes_over_from_a_probe(alice: Any, bob: Any) -> None:
     await alice.allocate(testing=True)
     async with alice.login() as probing:
         assert (await bob.allocate())["status"]
         with pytest.raises(SshError):
-            await probing.run("true", timeout_seconds=10)
+            await probing.run("true", timeout_seconds=DEADLINE_SECONDS)
     assert await bob.says() == "hello"
 
 
@@ -125,17 +134,17 @@ async def test_pause_resume_restart_and_exchange(alice: Any) -> None:
         assert (await alice.change("restart"))["status"]
 
 
-@pytest.mark.parametrize("line", ["user", "terminal"])
-async def test_the_key_before_an_exchange_is_dead_for_either_line(alice: Any, line: str) -> None:
+async def test_the_key_before_an_exchange_is_dead_for_either_line(alice: Any) -> None:
     await alice.allocate()
-    old, new = SessionKey.generate(), SessionKey.generate()
-    for key in (old, new):
-        assert (await alice.change("exchange_key", key_type=line, ssh_key=key.public_line))["status"]
-    with pytest.raises(SshUnreachable, match="refused"):
-        async with alice.login(key=old):
-            pass
-    async with alice.login(key=new) as session:
-        assert (await session.run("true")).exit_code == 0
+    for line in ("user", "terminal"):
+        old, new = SessionKey.generate(), SessionKey.generate()
+        for key in (old, new):
+            assert (await alice.change("exchange_key", key_type=line, ssh_key=key.public_line))["status"]
+        with pytest.raises(SshUnreachable, match="refused"):
+            async with alice.login(key=old):
+                pass
+        async with alice.login(key=new) as session:
+            assert (await session.run("true")).exit_code == 0
 
 
 async def gives_a_reason_and_is_free_again(miner: Any, alice: Any, text: str) -> None:
@@ -163,9 +172,7 @@ async def test_a_taken_port(running: Any, runtime: DockerRuntime, renter_of: Any
             assert await alice.says() == "hello"
 
 
-async def test_an_engine_that_is_gone(
-    running: Any, make_runtime: Any, renter_of: Any, way: Any, until_async: Any
-) -> None:
+async def test_an_engine_that_is_gone(running: Any, make_runtime: Any, renter_of: Any, way: Any) -> None:
     runtime = make_runtime(url=way.url)
     async with running(runtime) as miner:
         alice = renter_of(miner)
@@ -175,7 +182,7 @@ async def test_an_engine_that_is_gone(
         assert "engine does not answer" in output["message"]
         way.mend()
         # Whatever may have been left is tried to be removed until it is certain that it is gone.
-        await until_async(lambda: miner.store.live() == [], passing=miner.clock)
+        await passing_until(miner, lambda: miner.store.live() == [], "the lease that failed is over")
         assert (await alice.allocate())["status"]
         assert await alice.says() == "hello"
         way.cut()
@@ -187,24 +194,24 @@ async def test_an_engine_that_is_gone(
         # The renter's machine is as it was, and the lease outlives the engine's absence.
         assert await alice.says() == "hello"
         way.mend()
-        await until_async(lambda: miner.store.holder().state.value == "active", passing=miner.clock)
+        await passing_until(miner, lambda: miner.store.holder().state.value == "active", "the lease is active again")
         async with alice.login(key=new) as session:
             assert (await session.run("true")).exit_code == 0
         with pytest.raises(SshUnreachable, match="refused"):
             await alice.says()
 
 
-async def test_an_sshd_that_was_killed_comes_back(miner: Any, alice: Any, until: Any, until_async: Any) -> None:
+async def test_an_sshd_that_was_killed_comes_back(miner: Any, alice: Any) -> None:
     assert (await alice.allocate())["status"]
     async with alice.login() as session:
         await session.run("echo kept >/root/file")
         # The whole container ends with it, this session too.
         with contextlib.suppress(SshError):
-            await session.run("kill -9 $(cat /run/sshd.pid); sleep 1000", timeout_seconds=10)
+            await session.run("kill -9 $(cat /run/sshd.pid); sleep 1000", timeout_seconds=DEADLINE_SECONDS)
     (status,) = miner.machines()
-    until(lambda: miner.runtime.status(status.lease_id).phase is Phase.DEAD)
-    await until_async(lambda: miner.runtime.status(status.lease_id).phase is Phase.RUNNING, passing=miner.clock)
-    await until_async(lambda: miner.store.holder().state.value == "active", passing=miner.clock)
+    until(lambda: miner.runtime.status(status.lease_id).phase is Phase.DEAD, "the container has ended")
+    await passing_until(miner, lambda: miner.runtime.status(status.lease_id).phase is Phase.RUNNING, "it runs again")
+    await passing_until(miner, lambda: miner.store.holder().state.value == "active", "the lease is active again")
     async with alice.login() as session:
         assert (await session.run("cat /root/file")).stdout == b"kept\n"
 

@@ -20,6 +20,7 @@ from compute.base.errors import ConfigError, RuntimeFailure, RuntimeGone, SshErr
 from compute.miner.runtimes.base import LeaseKind, LeaseOrder, MachineOrder, Phase, RuntimeStatus
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.wire.keys import SessionKey, new_password
+from tests.waiting import DEADLINE_SECONDS
 
 pytestmark = pytest.mark.docker
 
@@ -29,7 +30,25 @@ def container_of(client: Any, order: LeaseOrder) -> Any:
     return found
 
 
-async def test_start_is_idempotent(runtime: DockerRuntime, order: LeaseOrder, client: Any, login: Any) -> None:
+Lasting = tuple[DockerRuntime, LeaseOrder]
+
+
+@pytest.fixture(scope="module")
+def started(make_runtime: Any, make_order: Any) -> Lasting:
+    return make_runtime(), make_order(kind=LeaseKind.PROBE, password=new_password())
+
+
+@pytest.fixture
+def lasting(started: Lasting) -> Lasting:
+    """One machine for all tests that do not end it. Each finds it running, with the keys of its order."""
+    runtime, order = started
+    runtime.start(order)
+    runtime.set_keys(order.lease_id, order.authorized_keys)
+    return started
+
+
+async def test_start_is_idempotent(lasting: Lasting, login: Any) -> None:
+    runtime, order = lasting
     endpoint = runtime.start(order)
     assert endpoint.host_key == SessionKey.from_private_openssh(order.host_key).fingerprint
     assert runtime.start(order) == endpoint
@@ -38,9 +57,9 @@ async def test_start_is_idempotent(runtime: DockerRuntime, order: LeaseOrder, cl
         assert (await session.run("id -un")).stdout == b"root\n"
 
 
-async def test_no_secret_is_shown_by_the_engine(runtime: DockerRuntime, make_order: Any, client: Any) -> None:
-    order = make_order(password=new_password())
-    runtime.start(order)
+async def test_no_secret_is_shown_by_the_engine(lasting: Lasting, client: Any) -> None:
+    _, order = lasting
+    assert order.password
     shown = repr(container_of(client, order).attrs) + container_of(client, order).logs().decode()
     assert order.password not in shown
     assert order.host_key.splitlines()[2] not in shown
@@ -95,7 +114,7 @@ async def test_stop_leaves_nothing(runtime: DockerRuntime, order: LeaseOrder, cl
         await session.run("nohup sleep 1000 >/dev/null 2>&1 &")
         runtime.stop(order.lease_id)
         with pytest.raises(SshError):
-            await session.run("true", timeout_seconds=10)
+            await session.run("true", timeout_seconds=DEADLINE_SECONDS)
     runtime.stop(order.lease_id)
     assert runtime.list() == []
     assert runtime.status(order.lease_id).phase is Phase.ABSENT
@@ -105,29 +124,25 @@ async def test_stop_leaves_nothing(runtime: DockerRuntime, order: LeaseOrder, cl
             pass
 
 
-async def test_pause_freezes_and_unpause_thaws(
-    runtime: DockerRuntime, order: LeaseOrder, session: Any, login: Any
-) -> None:
-    for _ in range(2):
+async def test_pause_freezes_and_unpause_thaws(lasting: Lasting, login: Any) -> None:
+    runtime, order = lasting
+    async with login(runtime.start(order)) as session:
+        for _ in range(2):
+            runtime.pause(order.lease_id)
+        assert runtime.status(order.lease_id).phase is Phase.PAUSED
+        with pytest.raises(SshTimeout):
+            await session.run("true", timeout_seconds=0.3)
+        for _ in range(2):
+            runtime.unpause(order.lease_id)
+        assert (await session.run("true")).exit_code == 0
         runtime.pause(order.lease_id)
-    assert runtime.status(order.lease_id).phase is Phase.PAUSED
-    with pytest.raises(SshTimeout):
-        await session.run("true", timeout_seconds=0.3)
-    for _ in range(2):
-        runtime.unpause(order.lease_id)
-    assert (await session.run("true")).exit_code == 0
-    runtime.pause(order.lease_id)
-    runtime.start(order)
-    assert (await session.run("true")).exit_code == 0
-    runtime.pause(order.lease_id)
-    runtime.stop(order.lease_id)
-    assert runtime.list() == []
+        runtime.start(order)
+        assert (await session.run("true")).exit_code == 0
 
 
 @pytest.mark.parametrize("before", ["running", "paused", "dead", "absent"])
-async def test_a_restart_keeps_files_port_and_host_key(
-    runtime: DockerRuntime, order: LeaseOrder, client: Any, login: Any, before: str
-) -> None:
+async def test_a_restart_keeps_files_port_and_host_key(lasting: Lasting, client: Any, login: Any, before: str) -> None:
+    runtime, order = lasting
     endpoint = runtime.start(order)
     async with login(endpoint) as session:
         assert (await session.run("echo kept >/root/file; echo spoilt >/etc/ssh/compute_host_key")).exit_code == 0
@@ -139,7 +154,7 @@ async def test_a_restart_keeps_files_port_and_host_key(
             runtime.stop(order.lease_id)
         again = runtime.restart(order)
         with pytest.raises(SshError):
-            await session.run("true", timeout_seconds=10)
+            await session.run("true", timeout_seconds=DEADLINE_SECONDS)
     assert again == endpoint or before == "absent"
     assert again.host_key == endpoint.host_key
     async with login(again) as session:
@@ -148,9 +163,8 @@ async def test_a_restart_keeps_files_port_and_host_key(
 
 
 @pytest.mark.parametrize("paused", [False, True])
-async def test_after_an_exchange_the_old_key_is_dead(
-    runtime: DockerRuntime, order: LeaseOrder, login: Any, paused: bool
-) -> None:
+async def test_after_an_exchange_the_old_key_is_dead(lasting: Lasting, login: Any, paused: bool) -> None:
+    runtime, order = lasting
     endpoint = runtime.start(order)
     fresh = SessionKey.generate()
     async with login(endpoint) as open_session:
@@ -188,11 +202,9 @@ async def test_a_renters_links_lead_nowhere(
     assert os.listdir(tmp_path) == []
 
 
-async def test_passwords_open_only_what_was_ordered_with_one(
-    runtime: DockerRuntime, make_order: Any, login: Any
-) -> None:
-    password = new_password()
-    order = make_order(kind=LeaseKind.PROBE, password=password)
+async def test_passwords_open_only_what_was_ordered_with_one(lasting: Lasting, login: Any) -> None:
+    runtime, order = lasting
+    password = str(order.password)
     endpoint = runtime.start(order)
     for credentials in ({"password": password}, {}):
         async with login(endpoint, **credentials) as session:
@@ -212,8 +224,12 @@ def test_another_runtime_finds_it_and_another_miner_does_not(make_runtime: Any, 
     stranger = make_runtime()
     assert stranger.list() == []
     stranger.stop(order.lease_id)
-    assert make_runtime(miner).status(order.lease_id).phase is Phase.RUNNING
-    make_runtime(miner).stop(order.lease_id)
+    again = make_runtime(miner)
+    assert again.status(order.lease_id).phase is Phase.RUNNING
+    # One that is paused goes as well.
+    again.pause(order.lease_id)
+    again.stop(order.lease_id)
+    assert again.list() == []
 
 
 def test_names_are_for_people_only(make_runtime: Any, make_order: Any, client: Any) -> None:
@@ -295,9 +311,8 @@ async def test_an_engine_that_goes_and_comes_back(make_runtime: Any, order: Leas
 
 
 @pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH's client is not installed")
-def test_openssh_logs_in_with_the_pinned_key(
-    runtime: DockerRuntime, order: LeaseOrder, renter: SessionKey, tmp_path: Path
-) -> None:
+def test_openssh_logs_in_with_the_pinned_key(lasting: Lasting, renter: SessionKey, tmp_path: Path) -> None:
+    runtime, order = lasting
     endpoint = runtime.start(order)
     key, known = tmp_path / "key", tmp_path / "known_hosts"
     key.touch(0o600)
@@ -305,5 +320,6 @@ def test_openssh_logs_in_with_the_pinned_key(
     known.write_text(f"[127.0.0.1]:{endpoint.port} {SessionKey.from_private_openssh(order.host_key).public_line}\n")
     argv = ["ssh", "-F", "/dev/null", "-p", str(endpoint.port), "-i", str(key), "-l", "root", "-o", "BatchMode=yes"]
     argv += ["-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={known}", "-o", "IdentitiesOnly=yes"]
-    done = subprocess.run([*argv, "127.0.0.1", "cat; exit 7"], input=b"x", capture_output=True, timeout=20, check=False)
+    argv += ["127.0.0.1", "cat; exit 7"]
+    done = subprocess.run(argv, input=b"x", capture_output=True, timeout=DEADLINE_SECONDS, check=False)
     assert (done.returncode, done.stdout) == (7, b"x"), done.stderr

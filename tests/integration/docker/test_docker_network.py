@@ -22,6 +22,7 @@ import pytest
 
 from compute.miner.runtimes import docker_network
 from compute.miner.runtimes.base import LeaseOrder
+from tests.waiting import DEADLINE_SECONDS
 
 pytestmark = pytest.mark.docker
 
@@ -48,7 +49,7 @@ import json, socket, sys
 found = {}
 for host, port in json.loads(sys.argv[1]):
     try:
-        socket.create_connection((host, port), 4).close()
+        socket.create_connection((host, port), 60).close()
         found[f"{host}:{port}"] = "open"
     except OSError as error:
         found[f"{host}:{port}"] = type(error).__name__ + " " + str(error)
@@ -125,7 +126,7 @@ def reach(login: Any) -> Reach:
 
     async def reach(endpoint: Any, *targets: tuple[str, int]) -> list[str]:
         async with login(endpoint) as session:
-            result = await session.run(["python3", "-c", REACH, json.dumps(targets)], timeout_seconds=60)
+            result = await session.run(["python3", "-c", REACH, json.dumps(targets)], timeout_seconds=DEADLINE_SECONDS)
         found: dict[str, str] = json.loads(result.stdout)
         return [found[f"{host}:{port}"] for host, port in targets]
 

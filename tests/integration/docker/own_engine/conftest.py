@@ -16,7 +16,6 @@ import subprocess
 import tarfile
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +27,7 @@ from docker.client import DockerClient
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine
 from compute.miner.runtimes.docker_options import DockerSettings
+from tests.waiting import DEADLINE_SECONDS, until
 
 SMALL_IMAGE = "compute-small"
 _LEFT_OUT = ("usr/local/lib/", "opt/", "usr/share/", "var/", "usr/lib/python3", "proc/", "sys/", "dev/")
@@ -83,12 +83,7 @@ class OwnEngine:
         argv += ["--containerd-namespace", self.network, "--containerd-plugins-namespace", f"{self.network}-plugins"]
         with (self._folder / "dockerd.log").open("ab") as log:
             self._process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 60
-        while not self._answers():
-            said = (self._folder / "dockerd.log").read_text(errors="replace")[-2000:]
-            assert self._process.poll() is None, f"dockerd ended: {said}"
-            assert time.monotonic() < deadline, f"dockerd does not answer: {said}"
-            time.sleep(0.05)
+        until(self._answers, "dockerd answers", dump=self._log_tail)
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)
@@ -98,14 +93,12 @@ class OwnEngine:
         # Its containerd dies with it, if it has one of its own. One that is dying still is taken for a living one.
         number = self._folder / "exec/containerd/containerd.pid"
         if number.exists():
-            deadline = time.monotonic() + 20
-            while psutil.pid_exists(int(number.read_text())) and time.monotonic() < deadline:
-                time.sleep(0.02)
+            until(lambda: not psutil.pid_exists(int(number.read_text())), "its containerd has ended")
             number.unlink()
 
     @contextlib.contextmanager
     def client(self) -> Iterator[DockerClient]:
-        client = DockerClient(base_url=self.url, timeout=60)
+        client = DockerClient(base_url=self.url, timeout=DEADLINE_SECONDS)
         try:
             yield client
         finally:
@@ -134,10 +127,15 @@ class OwnEngine:
     def _end(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
-        self._process.wait(60)
+        self._process.wait(DEADLINE_SECONDS)
         self._process = None
 
+    def _log_tail(self) -> str:
+        return (self._folder / "dockerd.log").read_text(errors="replace")[-2000:]
+
     def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"dockerd ended: {self._log_tail()}"
         # Not by the SDK, which leaves a socket open where nobody answers.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(10)

@@ -12,6 +12,8 @@ import pytest
 
 from compute.base.errors import RuntimeFailure
 
+from ..conftest import passing_until
+
 pytestmark = pytest.mark.docker
 
 MIB = 1 << 20
@@ -58,7 +60,7 @@ def filled(disk: Path) -> Iterator[None]:
 
 
 async def test_a_full_disk_is_a_reason_and_leaves_nothing(
-    engine: Any, small_disk: Path, runtime_on: Any, running: Any, renter_of: Any, until_async: Any
+    engine: Any, small_disk: Path, runtime_on: Any, running: Any, renter_of: Any
 ) -> None:
     runtime = runtime_on(engine)
     # As a miner's start does: the network is there before any lease.
@@ -69,7 +71,7 @@ async def test_a_full_disk_is_a_reason_and_leaves_nothing(
             output = await alice.allocate()
         assert (output["status"], output["reason"]) == (False, "runtime_failed")
         assert "disk is full" in output["message"]
-        await until_async(lambda: miner.store.live() == [], passing=miner.clock)
+        await passing_until(miner, lambda: miner.store.live() == [], "the lease that failed is over")
         assert miner.runtime.list() == []
         assert (await alice.allocate())["status"]
         assert await alice.says() == "hello"

@@ -9,6 +9,8 @@ import pytest
 from compute.base.errors import SshUnreachable
 from compute.miner.leases.states import LeaseState
 
+from ..conftest import passing_until
+
 pytestmark = pytest.mark.docker
 
 
@@ -21,10 +23,9 @@ def engine(make_engine: Any) -> Any:
     return make_engine()
 
 
-@pytest.mark.parametrize("paused", [False, True])
-@pytest.mark.parametrize("way", ["stop", "kill"])
+@pytest.mark.parametrize(("way", "paused"), [("stop", False), ("kill", True)])
 async def test_a_lease_lives_on_when_its_engine_comes_back(
-    engine: Any, runtime_on: Any, running: Any, renter_of: Any, until_async: Any, way: str, paused: bool
+    engine: Any, runtime_on: Any, running: Any, renter_of: Any, way: str, paused: bool
 ) -> None:
     async with running(runtime_on(engine)) as miner:
         alice, bob = renter_of(miner), renter_of(miner, "5Bob")
@@ -39,7 +40,7 @@ async def test_a_lease_lives_on_when_its_engine_comes_back(
             assert (output["status"], output["reason"]) in ((False, "runtime_failed"), (False, "starting")), output
         assert (await bob.allocate())["reason"] == "busy"
         engine.start()
-        await until_async(lambda: is_active(miner), passing=miner.clock)
+        await passing_until(miner, lambda: is_active(miner), "the lease is active again")
         async with alice.login() as session:
             assert (await session.run("cat /root/file")).stdout == b"kept\n"
             reached = await session.run(["bash", "-c", KNOCK])
@@ -58,20 +59,19 @@ def is_active(miner: Any) -> bool:
     return lease is not None and lease.state is LeaseState.ACTIVE
 
 
-@pytest.mark.parametrize("way", ["stop", "kill"])
 async def test_a_lease_that_ends_while_the_engine_is_away_is_taken_down_when_it_is_back(
-    engine: Any, runtime_on: Any, running: Any, renter_of: Any, until_async: Any, way: str
+    engine: Any, runtime_on: Any, running: Any, renter_of: Any
 ) -> None:
     async with running(runtime_on(engine)) as miner:
         alice, bob = renter_of(miner), renter_of(miner, "5Bob")
         assert (await alice.allocate())["status"]
-        getattr(engine, way)()
+        engine.kill()
         miner.clock.advance(86_400)
         assert (await alice.change("restart"))["reason"] == "no_lease"
         output = await bob.allocate()
         assert (output["status"], output["reason"]) == (False, "runtime_failed")
         engine.start()
-        await until_async(lambda: miner.store.live() == [], passing=miner.clock)
+        await passing_until(miner, lambda: miner.store.live() == [], "the lease is over")
         assert miner.runtime.list() == []
         with pytest.raises(SshUnreachable):
             await alice.says()

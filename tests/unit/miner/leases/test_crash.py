@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Owner
 from compute.miner.runtimes.base import LeaseKind, Phase
 from compute.wire.keys import SecretBox
+from tests.waiting import until_async
 
 DAY = 86_400.0
 _STEPS = {"reserve", "move", "set_end", "set_secrets"} | {
@@ -82,6 +83,12 @@ async def allocated(miner: Any, alice: Owner, request_of: Any) -> None:
     await miner.manager.allocate(request_of(alice))
 
 
+async def refused(miner: Any, alice: Owner, request_of: Any) -> None:
+    miner.runtime.fail = {"start"}
+    with contextlib.suppress(LeaseError):
+        await miner.manager.allocate(request_of(alice))
+
+
 async def deallocated(miner: Any, alice: Owner, request_of: Any) -> None:
     await miner.manager.deallocate(alice)
 
@@ -93,6 +100,10 @@ async def paused(miner: Any, alice: Owner, request_of: Any) -> None:
 async def paused_and_resumed(miner: Any, alice: Owner, request_of: Any) -> None:
     await miner.manager.pause(alice)
     await miner.manager.unpause(alice)
+
+
+async def restarted(miner: Any, alice: Owner, request_of: Any) -> None:
+    await miner.manager.restart(alice)
 
 
 async def restarted_while_paused(miner: Any, alice: Owner, request_of: Any) -> None:
@@ -110,10 +121,7 @@ async def extended(miner: Any, alice: Owner, request_of: Any) -> None:
 
 async def expired(miner: Any, alice: Owner, request_of: Any) -> None:
     miner.clock.advance(2 * DAY)
-    # Until it is done, or the process has died at it.
-    while not miner.fuse.blown and miner.store.live():
-        await asyncio.sleep(0.001)
-        miner.clock.advance(1)
+    await until_async(lambda: miner.fuse.blown or not miner.store.live(), "it is over, or dead", passing=miner.clock)
 
 
 async def outranked(miner: Any, alice: Owner, request_of: Any) -> None:
@@ -156,9 +164,11 @@ async def lives(
     ("story", "kind", "survives"),
     [
         (allocated, None, False),
+        (refused, None, False),
         (deallocated, LeaseKind.CUSTOMER, False),
         (paused, LeaseKind.CUSTOMER, True),
         (paused_and_resumed, LeaseKind.CUSTOMER, True),
+        (restarted, LeaseKind.CUSTOMER, True),
         (restarted_while_paused, LeaseKind.CUSTOMER, True),
         (rekeyed, LeaseKind.CUSTOMER, True),
         (extended, LeaseKind.CUSTOMER, True),
@@ -265,7 +275,7 @@ async def test_a_machine_without_a_lease_is_removed(
 
 
 async def test_a_runtime_that_does_not_answer_yet_delays_new_leases_only(
-    miner: Any, alice: Owner, request_of: Any, tmp_path: Path, miner_type: Any, until: Any
+    miner: Any, alice: Owner, request_of: Any, tmp_path: Path, miner_type: Any
 ) -> None:
     await miner.manager.allocate(request_of(alice))
     await miner.close()
@@ -277,7 +287,7 @@ async def test_a_runtime_that_does_not_answer_yet_delays_new_leases_only(
         await life.manager.allocate(request_of(Owner("5Bob", alice.public_pem)))
     life.runtime.fail = set()
     life.clock.advance(10)
-    await until(lambda: life.manager._reconciled, passing=life.clock)
+    await until_async(lambda: life.manager._reconciled, passing=life.clock)
     await life.manager.deallocate(alice)
     await life.close()
 
