@@ -27,6 +27,7 @@ from compute.wire.keys import SecretBox
 from compute.wire.peer import Peer, S
 from compute.wire.requirements import DeviceRequirement
 from compute.wire.specs import MachineSpecs
+from tests.waiting import DEADLINE_SECONDS
 
 GIB = 1 << 30
 HOTKEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
@@ -139,7 +140,7 @@ async def test_rent_use_change_and_give_back(world: tuple[RenterService, LocalRu
     await service.exchange_key(record.name)
     assert (await service.execute(record.name, ["true"])).exit_code == 0
     with pytest.raises(SshError):
-        await SshRemote().run(before, ["true"], timeout_seconds=10)
+        await SshRemote().run(before, ["true"], timeout_seconds=DEADLINE_SECONDS)
 
     await service.restart(record.name)
     assert (await service.execute(record.name, ["echo", "back"])).stdout == b"back\n"
@@ -147,18 +148,18 @@ async def test_rent_use_change_and_give_back(world: tuple[RenterService, LocalRu
     await service.deallocate(record.name)
     assert list(runtime.list()) == []
     with pytest.raises(SshError):
-        await SshRemote().run(before, ["true"], timeout_seconds=5)
+        await SshRemote().run(before, ["true"], timeout_seconds=DEADLINE_SECONDS)
 
 
 async def test_an_impostors_host_key_is_refused(world: tuple[RenterService, LocalRuntime]) -> None:
     service, _ = world
     record = await service.allocate(WANTED, days=1)
-    line = await SshRemote().host_key_line("127.0.0.1", record.grant().port, timeout_seconds=10)
+    line = await SshRemote().host_key_line("127.0.0.1", record.grant().port, timeout_seconds=DEADLINE_SECONDS)
     assert line.startswith("ssh-ed25519 ")
     grant = record.grant()
     forged = replace(grant, host_key="SHA256:" + "A" * 43)
     with pytest.raises(HostKeyMismatch):
-        await SshRemote().run(forged, ["true"], timeout_seconds=10)
+        await SshRemote().run(forged, ["true"], timeout_seconds=DEADLINE_SECONDS)
 
 
 async def test_a_machine_that_is_taken_is_busy(world: tuple[RenterService, LocalRuntime]) -> None:
@@ -172,7 +173,7 @@ async def test_a_machine_that_is_taken_is_busy(world: tuple[RenterService, Local
 
 async def test_nobody_at_the_port_is_a_typed_error(hold_port: Callable[..., int]) -> None:
     with pytest.raises(SshError):
-        await SshRemote().host_key_line("127.0.0.1", hold_port(), timeout_seconds=5)
+        await SshRemote().host_key_line("127.0.0.1", hold_port(), timeout_seconds=DEADLINE_SECONDS)
 
 
 @pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh client on this machine")
@@ -183,5 +184,5 @@ async def test_the_systems_ssh_logs_in_with_the_pinned_key(world: tuple[RenterSe
         process = await asyncio.create_subprocess_exec(
             *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
-        stdout, stderr = await asyncio.wait_for(process.communicate(), 30)
+        stdout, stderr = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
     assert (process.returncode, stdout) == (0, b"hello from  there\n"), stderr

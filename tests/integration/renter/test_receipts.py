@@ -35,6 +35,7 @@ from compute.wire.requirements import DeviceRequirement
 from compute.wire.server import AxonServer
 from compute.wire.signing import SignerMemory, verify_signature
 from compute.wire.specs import Gpu, MachineSpecs
+from tests.waiting import until_async
 
 GIB = 1 << 30
 MACHINE = MachineSpecs(2, 3000.0, 8 * GIB, 8 * GIB, 0, 0, 50 * GIB, 0, 50 * GIB, (Gpu("NVIDIA L4", 23_034),))
@@ -120,9 +121,8 @@ async def world(tmp_path: Path, hold_port: Callable[..., int]) -> AsyncIterator[
     world = World(tmp_path, hold_port("127.0.0.2"))
     await world.manager.start()
     serving = asyncio.create_task(world.miner.run())
-    while not world.chain.neurons[2].is_serving:
-        assert not serving.done()
-        await asyncio.sleep(0.01)
+    await until_async(lambda: serving.done() or world.chain.neurons[2].is_serving, "the miner serves")
+    assert not serving.done()
     try:
         yield world
     finally:

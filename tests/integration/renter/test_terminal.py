@@ -1,6 +1,7 @@
 """``register.py`` as people and scripts use it: at a terminal of 80 columns, in a pipe, without either, with --json.
 
-A real chain and a real miner stand at the other end.
+A real chain and a real miner stand at the other end. The program is a process of its own only where that matters: at a
+terminal and in a pipe.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -29,12 +29,14 @@ from rich.text import Text
 
 from compute.demo.cast import Actor, Kind
 from compute.demo.stage import VALIDATOR, Stage
+from tests.waiting import DEADLINE_SECONDS, until
+
+from .in_process import Ran, in_process
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = [sys.executable, str(ROOT / "neurons" / "register.py")]
 COLUMNS = 80
 CTRL_C, CTRL_D = "\x03", "\x04"
-_SECONDS = 60
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]")
 _UNFINISHED = re.compile(r"\r?(\x1b(\[[0-9;?]*)?)?\Z")
 """What may only be understood with what comes next: the beginning of the end of a line, or of a sequence."""
@@ -57,17 +59,9 @@ class Renting:
             "SQLITE_DB_PATH": str(folder / "renter.db"),
         }
 
-    def run(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, width: int | None = None, **variables: str) -> Ran:
         """Without a terminal."""
-        return subprocess.run(
-            [*PROGRAM, *words],
-            env={**self.environment, **variables},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
+        return in_process(words, {**self.environment, **variables}, width=width)
 
     def json(self, *words: str) -> object:
         ran = self.run(*words, "--json")
@@ -105,10 +99,14 @@ class Terminal:
 
     def until(self, words: str) -> str:
         """What is said up to and with ``words``; the next call begins after it."""
-        deadline = time.monotonic() + _SECONDS
-        while words not in self.text:
-            assert time.monotonic() < deadline, f"never said {words!r}: {self.text}"
+
+        def is_said() -> bool:
+            if words in self.text:
+                return True
             assert self._read() or words in self.text, f"ended without {words!r}: {self.text}"
+            return words in self.text
+
+        until(is_said, f"it says {words!r}", dump=lambda: self.text)
         said, _, self.text = self.text.partition(words)
         return said + words
 
@@ -121,18 +119,14 @@ class Terminal:
         Before that it may be lost: Python looks for signals and then waits for a key. No fingers come in between, but a
         test does.
         """
-        deadline = time.monotonic() + _SECONDS
-        while psutil.Process(self._process.pid).status() != psutil.STATUS_SLEEPING:
-            assert time.monotonic() < deadline, "never waited for keys"
-            time.sleep(0.01)
+        process = psutil.Process(self._process.pid)
+        until(lambda: process.status() == psutil.STATUS_SLEEPING, "it waits for keys", dump=lambda: self.text)
         self.type(CTRL_C)
 
     def end(self) -> tuple[int, str]:
         """The exit code, and what was said until the end."""
-        deadline = time.monotonic() + _SECONDS
-        while self._read():
-            assert time.monotonic() < deadline, f"never ended: {self.text}"
-        return self._process.wait(_SECONDS), self.text
+        until(lambda: not self._read(), "it ends", dump=lambda: self.text)
+        return self._process.wait(DEADLINE_SECONDS), self.text
 
     def _read(self) -> bool:
         """False at the end."""
@@ -152,9 +146,8 @@ class Terminal:
 def serve(stage: Stage, folder: Path) -> None:
     """Start the miner, and wait until somebody sees its machine."""
     stage.start_miner(stage.actors[0])
-    deadline = time.monotonic() + _SECONDS
-    while not Renting(stage, folder).json("offers"):
-        assert time.monotonic() < deadline, stage.log_tail("miner")
+    renting = Renting(stage, folder)
+    until(lambda: renting.json("offers"), "the miner has an offer", dump=lambda: stage.log_tail("miner"))
 
 
 @pytest.fixture(scope="module")
@@ -189,40 +182,26 @@ def fits(text: str) -> bool:
     return all(Text(line).cell_len <= COLUMNS for line in text.splitlines())
 
 
-def test_what_people_read_fits_80_columns(rented: Renting) -> None:
+def test_what_people_read_fits_80_columns(rented: Renting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
     assert rented.run("penalize", rented.miner, "--note", "slow").returncode == 0
     for words in (["offers", "--all"], ["list"], ["show", "mine"], ["penalized"], ["--help"], ["allocate"]):
-        with rented.at_terminal(*words) as terminal:
-            code, said = terminal.end()
-        assert code == (5 if words == ["allocate"] else 0), said
-        assert fits(said), said
-        assert "Traceback" not in said
+        ran = rented.run(*words, width=COLUMNS)
+        assert ran.returncode == (5 if words == ["allocate"] else 0), ran.stderr
+        assert ran.stdout if words != ["allocate"] else ran.stderr
+        assert fits(ran.stdout), ran.stdout
+        assert "Traceback" not in ran.stderr
 
 
-def test_a_machine_is_rented_and_given_back_at_a_terminal(renting: Renting) -> None:
-    with renting.at_terminal("allocate", "--count", "2", "--name", "mine", "--days", "1") as terminal:
+def test_a_machine_is_given_back_at_a_terminal_only_when_that_is_meant(rented: Renting) -> None:
+    with rented.at_terminal("deallocate", "mine") as terminal:
+        terminal.until("give back mine? What is stored there is lost. [y/N] ")
+        terminal.interrupt()
         code, said = terminal.end()
-    assert code == 0
-    assert said.endswith("log in with: register.py ssh mine\n")
-    question = "give back mine? What is stored there is lost. [y/N] "
-    for answer, expected in (("\n", 2), ("n\n", 2), (CTRL_C, 130), (CTRL_D, 2)):
-        with renting.at_terminal("deallocate", "mine") as terminal:
-            terminal.until(question)
-            if answer == CTRL_C:
-                terminal.interrupt()
-            else:
-                terminal.type(answer)
-            code, said = terminal.end()
-        assert code == expected, said
-        assert "Traceback" not in said
-        assert code == 2 or said.splitlines()[-1] == "interrupted"
-        assert code == 130 or said.splitlines()[-1] == "To do it without being asked, add --yes."
-    with renting.at_terminal("deallocate", "mine") as terminal:
-        terminal.until(question)
-        terminal.type("y\n")
-        code, said = terminal.end()
-    assert code == 0
-    assert said.splitlines()[-1] == "mine: given back"
+    assert (code, said.splitlines()[-1]) == (130, "interrupted")
+    assert fits(said), said
+    assert "Traceback" not in said
+    assert [each["name"] for each in rented.json("list")] == ["mine"]
 
 
 def test_the_shell_at_a_terminal(renting: Renting) -> None:
@@ -249,6 +228,14 @@ def test_the_shell_at_a_terminal(renting: Renting) -> None:
         terminal.until("name or hotkey: ")
         terminal.interrupt()
         assert "interrupted" in terminal.until(prompt)
+        # Nothing, a no and Ctrl-D are no.
+        for answer in ("\n", "n\n", CTRL_D):
+            terminal.type(f"d {name}\n")
+            terminal.until("[y/N] ")
+            terminal.type(answer)
+            said = terminal.until(prompt)
+            assert "To do it without being asked, add --yes." in said, said
+            assert "Traceback" not in said
         terminal.type(f"d {name}\n")
         terminal.until("[y/N] ")
         terminal.type("y\n")
@@ -274,7 +261,12 @@ def test_a_pipe_has_whole_lines_and_may_be_closed(rented: Renting) -> None:
     program = shlex.join([*PROGRAM, "offers", "--all"])
     script = f"set -o pipefail; {program} | head -n 1"
     ran = subprocess.run(
-        ["bash", "-c", script], env=rented.environment, capture_output=True, text=True, timeout=_SECONDS, check=False
+        ["bash", "-c", script],
+        env=rented.environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
     )
     assert (ran.returncode, ran.stdout.split()[:2]) == (0, ["UID", "GPU"]), ran.stderr
     lines = subprocess.run(
@@ -283,7 +275,7 @@ def test_a_pipe_has_whole_lines_and_may_be_closed(rented: Renting) -> None:
         input="list_ah\nexit\n",
         capture_output=True,
         text=True,
-        timeout=_SECONDS,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
     assert (lines.returncode, lines.stdout) == (0, f"{rented.miner}\n")
@@ -355,7 +347,7 @@ def test_a_miner_that_refuses_is_six_and_one_that_is_gone_is_four(
 
     miner = stage.processes.pop("miner")
     miner.terminate()
-    miner.wait(_SECONDS)
+    miner.wait(DEADLINE_SECONDS)
     try:
         ran = rented.run("resume", "mine")
         assert ran.returncode == 4, ran.stderr
