@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
@@ -66,16 +65,3 @@ def hold_port() -> Iterator[Callable[..., int]]:
             return int(holder.getsockname()[1])
 
         yield hold
-
-
-@pytest.fixture(scope="session")
-def until() -> Callable[..., None]:
-    """Wait for something that another process does."""
-
-    def wait(condition: Callable[[], object], what: str = "the condition", *, seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"not in time: {what}"
-            time.sleep(0.02)
-
-    return wait

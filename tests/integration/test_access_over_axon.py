@@ -22,6 +22,7 @@ from compute.testing.chain import FakeChain
 from compute.wire.client import DendriteCaller
 from compute.wire.peer import Peer
 from compute.wire.server import MAX_BODY_BYTES, AxonServer, RequestContext
+from tests.waiting import DEADLINE_SECONDS
 
 IP = "127.0.0.2"
 NAMES = ("validator", "poor", "unpermitted", "old", "black", "of-black", "white", "stranger")
@@ -88,7 +89,7 @@ async def ask(server: AxonServer, name: str, times: int = 1) -> list[str]:
     async with DendriteCaller(KEYS[name], external_ip="127.0.0.1") as caller:
         for _ in range(times):
             try:
-                await caller.call(peer(server), Specs(), timeout_seconds=10)
+                await caller.call(peer(server), Specs(), timeout_seconds=DEADLINE_SECONDS)
                 told.append("")
             except CallError as error:
                 told.append(str(error))

@@ -8,14 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hashcat import Challenge, Plan, crack, find_hashcat
 
 from compute.base.errors import ProgramFailed
+from tests.waiting import DEADLINE_SECONDS, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,9 +48,9 @@ def test_an_interrupt_ends_hashcat_too(tmp_path: Path) -> None:
         start_new_session=True,
     )
     try:
-        _until(lambda: any(tmp_path.glob("hashcat-*/hashcat/sessions")))  # hashcat has made them, so it runs
+        until(lambda: any(tmp_path.glob("hashcat-*/hashcat/sessions")), "hashcat runs and has made its folder")
         os.killpg(process.pid, signal.SIGINT)  # what a terminal sends on Ctrl-C, to the whole group
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=DEADLINE_SECONDS)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -59,7 +58,7 @@ def test_an_interrupt_ends_hashcat_too(tmp_path: Path) -> None:
     assert "interrupted" in err
     # A compiler that it runs may be ended in the middle of its own work.
     assert list(tmp_path.glob("hashcat-*")) == []
-    _until(lambda: not _alive(process.pid))
+    until(lambda: not _alive(process.pid), "its whole group has ended")
 
 
 def _alive(group: int) -> bool:
@@ -68,10 +67,3 @@ def _alive(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -7,14 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import DEADLINE_SECONDS, until
+
 ROOT = Path(__file__).resolve().parents[2]
-_SECONDS = 60
 
 
 def neuron(name: str, *options: str, cwd: Path, module: bool = False) -> subprocess.Popen[str]:
@@ -32,7 +32,7 @@ def neuron(name: str, *options: str, cwd: Path, module: bool = False) -> subproc
 
 
 def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    stdout, stderr = process.communicate(timeout=_SECONDS)
+    stdout, stderr = process.communicate(timeout=DEADLINE_SECONDS)
     return process.returncode, stdout, stderr
 
 
@@ -139,8 +139,8 @@ def test_ctrl_c_at_the_very_start_leaves_no_traceback(tmp_path: Path, silent: st
     process = neuron("validator", *make_wallet(tmp_path), "--subtensor.chain_endpoint", silent, cwd=tmp_path)
     mapped = Path(f"/proc/{process.pid}/maps")
     # NumPy is mapped in the middle of the SDK's imports, which take the time.
-    while "numpy" not in mapped.read_text():
-        assert process.poll() is None
+    until(lambda: process.poll() is not None or "numpy" in mapped.read_text(), "NumPy is mapped")
+    assert process.poll() is None
     process.send_signal(signal.SIGINT)
     code, stdout, stderr = outcome(process)
     # Where this process was held up, the other has come further, and stops as it does later.
@@ -153,10 +153,9 @@ def test_sigterm_stops_cleanly_even_while_connecting(tmp_path: Path, silent: str
     assert process.stderr is not None
     while "validator starts" not in process.stderr.readline():
         assert process.poll() is None
-    begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
     code, _, stderr = outcome(process)
     assert code == 0
     assert "stopping" in stderr
-    # pm2 kills after 1.6 s by default. A busy test machine gets more, but less than it takes to wait for the chain.
-    assert time.monotonic() - begun < 8
+    # pm2 kills after 1.6 s by default. Whoever waits for the chain first says that it has not answered.
+    assert "chain" not in stderr.partition("stopping")[2]

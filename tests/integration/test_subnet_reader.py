@@ -19,6 +19,7 @@ from compute.localnet.pallet.state import Hyperparameters
 from compute.localnet.process import NodeProcess
 from compute.testing.crowd import neuron_of, wallet_of
 from compute.testing.filled import fill_chain
+from tests.waiting import DEADLINE_SECONDS
 
 NETUID = 27
 OWNER = """
@@ -121,4 +122,4 @@ def test_it_ends_with_a_neuron_that_is_killed(node: NodeProcess) -> None:
         assert owner.stdout.readline() == b"read\n"
         child = other_process(owner.pid)
         owner.kill()
-    child.wait(60)
+    child.wait(DEADLINE_SECONDS)

@@ -19,6 +19,7 @@ from compute.wire.client import MAX_ANSWER_BYTES, DendriteCaller
 from compute.wire.peer import MAX_PARTS, Peer
 from compute.wire.server import MAX_BODY_BYTES, AxonServer, RequestContext
 from compute.wire.signing import verify_signature
+from tests.waiting import DEADLINE_SECONDS
 
 
 class KeyWallet:
@@ -92,7 +93,7 @@ async def test_a_call_is_answered_and_the_caller_is_the_verified_one(
 ) -> None:
     server.attach(Specs, echo)
     await server.start()
-    answer = await caller.call(peer(server), Specs(specs_input="hello"), timeout_seconds=10)
+    answer = await caller.call(peer(server), Specs(specs_input="hello"), timeout_seconds=DEADLINE_SECONDS)
     assert answer.specs_output == f"hello for {VALIDATOR.hotkey.ss58_address}"
 
 
@@ -100,7 +101,7 @@ async def test_many_calls_to_one_axon_take_turns(server: AxonServer, caller: Den
     server.attach(Specs, echo)
     await server.start()
     answers = await asyncio.gather(
-        *(caller.call(peer(server), Specs(specs_input=str(n)), timeout_seconds=20) for n in range(12))
+        *(caller.call(peer(server), Specs(specs_input=str(n)), timeout_seconds=DEADLINE_SECONDS) for n in range(12))
     )
     assert [answer.specs_output.split()[0] for answer in answers] == [str(n) for n in range(12)]
 
@@ -133,7 +134,7 @@ async def test_a_refused_caller_is_told_the_reason(server: AxonServer, caller: D
     gate.refused[VALIDATOR.hotkey.ss58_address] = "not_enough_stake"
     await server.start()
     with pytest.raises(CallRefused, match="not_enough_stake") as refusal:
-        await caller.call(peer(server), Specs(), timeout_seconds=10)
+        await caller.call(peer(server), Specs(), timeout_seconds=DEADLINE_SECONDS)
     assert refusal.value.status == 403
 
 
@@ -144,7 +145,7 @@ async def test_a_caller_that_asks_too_often_is_told_so(
     gate.calls = 20
     await server.start()
     with pytest.raises(CallError, match="rate_limited"):
-        await caller.call(peer(server), Specs(), timeout_seconds=10)
+        await caller.call(peer(server), Specs(), timeout_seconds=DEADLINE_SECONDS)
 
 
 async def test_a_forged_signature_and_a_nonce_of_next_year_are_refused(server: AxonServer) -> None:
@@ -194,7 +195,9 @@ async def test_the_body_of_an_allocate_is_signed(server: AxonServer, caller: Den
     await server.start()
     requirement = {"gpu": {"count": 1, "type": "é"}, "ram": {"capacity": 1 << 40}}
     await caller.call(
-        peer(server), Allocate(timeline=1, public_key="pem", device_requirement=requirement), timeout_seconds=10
+        peer(server),
+        Allocate(timeline=1, public_key="pem", device_requirement=requirement),
+        timeout_seconds=DEADLINE_SECONDS,
     )
     assert verdicts == [True, False]
 
@@ -203,7 +206,7 @@ async def test_a_body_of_hostile_size_is_refused_unread(server: AxonServer, call
     server.attach(Specs, echo)
     await server.start()
     with pytest.raises(CallRefused) as refusal:
-        await caller.call(peer(server), Specs(specs_input="x" * (MAX_BODY_BYTES + 1)), timeout_seconds=10)
+        await caller.call(peer(server), Specs(specs_input="x" * (MAX_BODY_BYTES + 1)), timeout_seconds=DEADLINE_SECONDS)
     assert refusal.value.status == 413
 
 
@@ -215,7 +218,7 @@ async def test_an_answer_of_hostile_size_is_an_error(server: AxonServer, caller:
     server.attach(Specs, flood)
     await server.start()
     with pytest.raises(BadAnswer):
-        await caller.call(peer(server), Specs(), timeout_seconds=10)
+        await caller.call(peer(server), Specs(), timeout_seconds=DEADLINE_SECONDS)
 
 
 MANY = b"0," * MAX_PARTS
@@ -237,7 +240,9 @@ async def test_an_answer_that_is_none_is_an_error(caller: DendriteCaller, answer
     async with liar:
         port = liar.sockets[0].getsockname()[1]
         with pytest.raises(BadAnswer) as error:
-            await caller.call(Peer(MINER.hotkey.ss58_address, "127.0.0.3", port), Specs(), timeout_seconds=10)
+            await caller.call(
+                Peer(MINER.hotkey.ss58_address, "127.0.0.3", port), Specs(), timeout_seconds=DEADLINE_SECONDS
+            )
         assert ("parts" in str(error.value)) is (answer.count(b",") + answer.count(b"[") > MAX_PARTS)
 
 
@@ -291,7 +296,7 @@ async def test_no_peer_sends_us_elsewhere_or_marks_us(caller: DendriteCaller) ->
         peer = Peer(MINER.hotkey.ss58_address, "127.0.0.3", liar.sockets[0].getsockname()[1])
         for _ in range(2):
             with pytest.raises(CallError):
-                await caller.call(peer, Specs(), timeout_seconds=10)
+                await caller.call(peer, Specs(), timeout_seconds=DEADLINE_SECONDS)
     assert [request.split()[1] for request in requests] == [b"/Specs", b"/Specs"]
     assert b"mark" not in requests[1]
 
@@ -301,7 +306,9 @@ async def test_nobody_listening_is_unreachable_and_silence_is_a_timeout(caller: 
         listener.bind(("127.0.0.4", 0))
         port = listener.getsockname()[1]
         with pytest.raises(CallUnreachable, match=r"no connection: Connection refused$"):
-            await caller.call(Peer(MINER.hotkey.ss58_address, "127.0.0.4", port), Specs(), timeout_seconds=5)
+            await caller.call(
+                Peer(MINER.hotkey.ss58_address, "127.0.0.4", port), Specs(), timeout_seconds=DEADLINE_SECONDS
+            )
         listener.listen()
         with pytest.raises(CallTimeout):
             await caller.call(Peer(MINER.hotkey.ss58_address, "127.0.0.4", port), Specs(), timeout_seconds=0.2)
@@ -380,15 +387,15 @@ async def test_a_look_up_that_hangs_holds_nobody_up(gate: OpenGate, monkeypatch:
         calls.append(1)
         if len(calls) == 2:
             asked.set()
-            answered.wait(60)
+            answered.wait(DEADLINE_SECONDS)
         return "192.0.2.1" if len(calls) == 1 else "192.0.2.2"
 
     server = AxonServer(MINER, gate, ip="127.0.0.2", port=0, find_ip=find)
     for _ in range(3):
         await server.refresh_address()
-    assert asked.wait(20)
+    assert asked.wait(DEADLINE_SECONDS)
     assert len(calls) == 2
-    monkeypatch.setattr("compute.wire.server._FIND_SECONDS", 10)
+    monkeypatch.setattr("compute.wire.server._FIND_SECONDS", DEADLINE_SECONDS)
     answered.set()
     for _ in range(2):
         await server.refresh_address()

@@ -17,6 +17,7 @@ from aiohttp import web
 from compute.base.clock import ManualClock
 from compute.base.store import Database
 from compute.chain.versions import MAX_BYTES, OWN, MinimalVersions, VersionFile, VersionFileError, read_version_file
+from tests.waiting import DEADLINE_SECONDS
 
 from . import web_server
 from .web_server import Handler
@@ -139,7 +140,7 @@ async def test_every_failure_is_one_error_and_changes_nothing(
     site = Site()
     seconds = 1.0 if answer in (drip, silent) else 20.0
     async with serving(site) as url:
-        versions = VersionFile(url, Database(":memory:"), ManualClock(), timeout_seconds=20.0)
+        versions = VersionFile(url, Database(":memory:"), ManualClock(), timeout_seconds=DEADLINE_SECONDS)
         await versions.refresh()
         assert versions.of_miners() == (OWN.miner, READ.miner)
         site.answer, versions._timeout_seconds = answer, seconds

@@ -24,6 +24,7 @@ from compute.miner.leases.store import LeaseStore
 from compute.miner.runtimes.base import Phase
 from compute.miner.runtimes.local import LocalRuntime
 from compute.wire.keys import RenterKey, SecretBox, SessionKey
+from tests.waiting import DEADLINE_SECONDS, until_async
 
 from ..renting import SPECS, Renter
 
@@ -112,7 +113,7 @@ async def test_a_customer_takes_over_from_a_probe(miner: Miner, alice: Renter, b
     async with alice.login() as probing:
         assert (await bob.allocate())["status"]
         with pytest.raises(SshError):
-            await probing.run("true", timeout_seconds=10)
+            await probing.run("true", timeout_seconds=DEADLINE_SECONDS)
     assert await bob.says() == "hello"
     assert (await alice.allocate(testing=True))["reason"] == "busy"
 
@@ -147,13 +148,9 @@ async def test_a_lease_ends_at_its_time(miner: Miner, alice: Renter) -> None:
     await alice.allocate()
     async with alice.login() as session:
         miner.clock.advance(86_400)
-        deadline = time.monotonic() + 20
-        while miner.runtime.list():
-            assert time.monotonic() < deadline
-            miner.clock.advance(1)
-            await asyncio.sleep(0.01)
+        await until_async(lambda: not miner.runtime.list(), "the machine is gone", passing=miner.clock)
         with pytest.raises(SshError):
-            await session.run("true", timeout_seconds=10)
+            await session.run("true", timeout_seconds=DEADLINE_SECONDS)
 
 
 MINER_PROCESS = """
@@ -208,8 +205,7 @@ def test_a_lease_outlives_a_killed_miner(tmp_path: Path, runtime: LocalRuntime, 
         if meanwhile == "the server dies":
             pid = json.loads((tmp_path / "leases" / status.lease_id / "state.json").read_text())["pid"]
             os.kill(pid, signal.SIGKILL)
-            while runtime.status(status.lease_id).phase is not Phase.DEAD:
-                await asyncio.sleep(0.01)
+            await until_async(lambda: runtime.status(status.lease_id).phase is Phase.DEAD, "the server is dead")
         await miner.manager.start()
         if meanwhile == "its end":
             with pytest.raises(SshUnreachable):

@@ -26,6 +26,7 @@ from compute.miner.runtimes import local_processes as processes
 from compute.miner.runtimes.base import Endpoint, LeaseOrder, Phase, RuntimeStatus
 from compute.miner.runtimes.local import LocalRuntime
 from compute.wire.keys import SessionKey
+from tests.waiting import DEADLINE_SECONDS, until
 
 Start = Callable[[LocalRuntime, LeaseOrder], Endpoint]
 
@@ -108,7 +109,7 @@ async def test_a_reader_that_waits_makes_the_program_wait(
     session: SshSession, runtime: LocalRuntime, order: LeaseOrder
 ) -> None:
     channel = await session.open(["head", "-c", "1000000000", "/dev/zero"])
-    await channel.read_exactly(1, timeout_seconds=10)
+    await channel.read_exactly(1, timeout_seconds=DEADLINE_SECONDS)
     (program,) = [child for child in server_of(runtime, order).children(recursive=True) if child.name() == "head"]
     written = -1
     while written != (written := program.io_counters().write_chars):
@@ -163,7 +164,7 @@ async def test_stop_leaves_nothing(runtime: LocalRuntime, order: LeaseOrder, log
         server = server_of(runtime, order)
         runtime.stop(order.lease_id)
         with pytest.raises(SshError):
-            await session.run("true", timeout_seconds=5)
+            await session.run("true", timeout_seconds=DEADLINE_SECONDS)
     assert not any(runs(pid) for pid in (child, orphan, server.pid))
     assert runtime.list() == []
     assert outside.stat().st_mode & 0o777 == 0o755
@@ -194,10 +195,10 @@ async def test_pause_freezes_connections_and_programs_and_unpause_lets_them_go_o
     with pytest.raises(SshTimeout):
         async with ssh.connect("127.0.0.1", status.endpoint.port, username="root", pinned=None, timeout_seconds=0.2):
             pass
-    await channel.write(b"while frozen", timeout_seconds=5)
+    await channel.write(b"while frozen", timeout_seconds=DEADLINE_SECONDS)
     runtime.unpause(order.lease_id)
     runtime.unpause(order.lease_id)
-    assert await channel.read_exactly(12, timeout_seconds=10) == b"while frozen"
+    assert await channel.read_exactly(12, timeout_seconds=DEADLINE_SECONDS) == b"while frozen"
     assert runtime.status(order.lease_id).phase is Phase.RUNNING
     async with login(status.endpoint) as other:
         assert (await other.run("echo back")).stdout == b"back\n"
@@ -239,7 +240,7 @@ async def test_another_user_is_refused(runtime: LocalRuntime, order: LeaseOrder,
 
 
 async def test_a_killed_server_is_dead_and_restart_keeps_its_files(
-    runtime: LocalRuntime, order: LeaseOrder, login: Any, until: Any, hold_port: Callable[..., int]
+    runtime: LocalRuntime, order: LeaseOrder, login: Any, hold_port: Callable[..., int]
 ) -> None:
     order = replace(order, ssh_port=hold_port())
     endpoint = runtime.start(order)
@@ -247,7 +248,7 @@ async def test_a_killed_server_is_dead_and_restart_keeps_its_files(
         await session.run("echo kept > file")
         orphan = await start_in_background(session)
         server_of(runtime, order).kill()
-    until(lambda: runtime.status(order.lease_id).phase is Phase.DEAD)
+    until(lambda: runtime.status(order.lease_id).phase is Phase.DEAD, "the server is dead")
     for change in (runtime.pause, runtime.unpause):
         with pytest.raises(RuntimeFailure, match="dead"):
             change(order.lease_id)
@@ -258,7 +259,7 @@ async def test_a_killed_server_is_dead_and_restart_keeps_its_files(
     async with login(endpoint) as session:
         assert (await session.run("cat file")).stdout == b"kept\n"
     server_of(runtime, order).kill()
-    until(lambda: runtime.status(order.lease_id).phase is Phase.DEAD)
+    until(lambda: runtime.status(order.lease_id).phase is Phase.DEAD, "the server is dead")
     async with login(runtime.start(order)) as session:
         assert (await session.run("cat file")).exit_code != 0
 
@@ -273,12 +274,10 @@ async def test_restart_wakes_a_paused_machine(
         assert (await session.run("true")).exit_code == 0
 
 
-def test_somebody_elses_process_is_never_taken_for_the_server(
-    runtime: LocalRuntime, order: LeaseOrder, until: Any
-) -> None:
+def test_somebody_elses_process_is_never_taken_for_the_server(runtime: LocalRuntime, order: LeaseOrder) -> None:
     runtime.start(order)
     server_of(runtime, order).kill()
-    until(lambda: runtime.status(order.lease_id).phase is Phase.DEAD)
+    until(lambda: runtime.status(order.lease_id).phase is Phase.DEAD, "the server is dead")
     innocent = subprocess.Popen(["sleep", "1000"])
     try:
         path = runtime._folder / order.lease_id / "state.json"
@@ -296,7 +295,7 @@ def test_somebody_elses_process_is_never_taken_for_the_server(
 
 
 async def test_it_ends_by_itself_with_all_that_it_runs_and_not_before_its_new_end(
-    runtime: LocalRuntime, order: LeaseOrder, login: Any, until: Any
+    runtime: LocalRuntime, order: LeaseOrder, login: Any
 ) -> None:
     endpoint = runtime.start(order)
     async with login(endpoint) as session:
@@ -304,11 +303,11 @@ async def test_it_ends_by_itself_with_all_that_it_runs_and_not_before_its_new_en
     first = time.time() + 5
     runtime.set_end(order.lease_id, first)
     # Whoever comes wakes the server, which then waits for this end.
-    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=20) as visitor:
+    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=DEADLINE_SECONDS) as visitor:
         assert visitor.recv(4) == b"SSH-"
     end = first + 1
     runtime.set_end(order.lease_id, end)
-    until(lambda: runtime.status(order.lease_id).phase is Phase.ABSENT)
+    until(lambda: runtime.status(order.lease_id).phase is Phase.ABSENT, "it has ended by itself")
     assert time.time() >= end
     assert not runs(child)
 
@@ -321,25 +320,25 @@ async def test_a_port_in_use_is_a_failure_that_says_so(runtime: LocalRuntime, or
     assert runtime.list() == []
 
 
-async def test_a_program_ends_with_its_channel(session: SshSession, until: Any) -> None:
+async def test_a_program_ends_with_its_channel(session: SshSession) -> None:
     channel = await session.open("echo $$; exec sleep 1000")
     line = b""
     while not line.endswith(b"\n"):
-        line += await channel.read_exactly(1, timeout_seconds=10)
+        line += await channel.read_exactly(1, timeout_seconds=DEADLINE_SECONDS)
     await channel.close()
-    until(lambda: not runs(int(line)))
+    until(lambda: not runs(int(line)), "the program has ended")
 
 
 async def test_a_program_ends_with_its_connection(
-    runtime: LocalRuntime, order: LeaseOrder, login: Any, until: Any, start: Start
+    runtime: LocalRuntime, order: LeaseOrder, login: Any, start: Start
 ) -> None:
     start(runtime, order)
     async with login(runtime.start(order)) as session:
         channel = await session.open("echo $$; exec sleep 1000")
         line = b""
         while not line.endswith(b"\n"):
-            line += await channel.read_exactly(1, timeout_seconds=10)
-    until(lambda: not runs(int(line)))
+            line += await channel.read_exactly(1, timeout_seconds=DEADLINE_SECONDS)
+    until(lambda: not runs(int(line)), "the program has ended")
 
 
 def paramiko_client(endpoint: Endpoint, key: SessionKey) -> paramiko.Transport:
@@ -353,7 +352,7 @@ class Screen:
 
     def __init__(self, channel: paramiko.Channel) -> None:
         self._channel = channel
-        self._channel.settimeout(15)
+        self._channel.settimeout(DEADLINE_SECONDS)
         self._unread = b""
 
     def until(self, wanted: bytes) -> bytes:
@@ -365,9 +364,7 @@ class Screen:
         return text
 
 
-async def test_a_terminal(
-    runtime: LocalRuntime, order: LeaseOrder, renter: SessionKey, until: Any, start: Start
-) -> None:
+async def test_a_terminal(runtime: LocalRuntime, order: LeaseOrder, renter: SessionKey, start: Start) -> None:
     transport = paramiko_client(start(runtime, order), renter)
     try:
         channel = transport.open_session()
@@ -387,7 +384,7 @@ async def test_a_terminal(
         screen.until(b"ready> ")
         channel.sendall(b"sleep 1000\n")
         server = server_of(runtime, order)
-        until(lambda: "sleep" in [child.name() for child in server.children(recursive=True)])
+        until(lambda: "sleep" in [child.name() for child in server.children(recursive=True)], "sleep runs")
         channel.sendall(b"\x03")
         screen.until(b"^C")
         screen.until(b"ready> ")
@@ -422,7 +419,7 @@ async def test_openssh(runtime: LocalRuntime, order: LeaseOrder, renter: Session
     argv += ["-o", "BatchMode=yes"]
 
     def run(*extra: str, text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run([*argv, *extra], input=text, capture_output=True, timeout=20, check=False)
+        return subprocess.run([*argv, *extra], input=text, capture_output=True, timeout=DEADLINE_SECONDS, check=False)
 
     done = run("127.0.0.1", "cat; echo err >&2; exit 7", text=b"hello")
     assert (done.returncode, done.stdout, done.stderr) == (7, b"hello", b"err\n")
@@ -436,9 +433,9 @@ async def test_openssh(runtime: LocalRuntime, order: LeaseOrder, renter: Session
     assert run("127.0.0.1", "true").returncode == 255
 
 
-async def test_sigstop_from_outside_shows_as_paused(runtime: LocalRuntime, order: LeaseOrder, until: Any) -> None:
+async def test_sigstop_from_outside_shows_as_paused(runtime: LocalRuntime, order: LeaseOrder) -> None:
     runtime.start(order)
     server_of(runtime, order).send_signal(signal.SIGSTOP)
-    until(lambda: runtime.status(order.lease_id).phase is Phase.PAUSED)
+    until(lambda: runtime.status(order.lease_id).phase is Phase.PAUSED, "it is paused")
     assert runtime.start(order).port == runtime.status(order.lease_id).endpoint.port
-    until(lambda: runtime.status(order.lease_id).phase is Phase.RUNNING)
+    until(lambda: runtime.status(order.lease_id).phase is Phase.RUNNING, "it runs")

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 from compute.localnet.process import NodeProcess
+from tests.waiting import DEADLINE_SECONDS
 
 
 def register(endpoint: str, path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "compute.localnet", "register", "--endpoint", endpoint, "--wallet.path", str(path)]
-    return subprocess.run([*command, "--json", *options], capture_output=True, text=True, timeout=60)
+    return subprocess.run([*command, "--json", *options], capture_output=True, text=True, timeout=DEADLINE_SECONDS)
 
 
 def test_a_newcomer_is_registered_once_and_staked_to_each_time(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from compute.base.errors import ChainUnreachable
 from compute.localnet.client import LocalnetClient
 from compute.localnet.process import NodeProcess
+from tests.waiting import DEADLINE_SECONDS, until
 
 TAO = 10**9
 ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_a_restarted_node_is_the_same_chain(tmp_path: Path, how: str, until, hold_port) -> None:
+def test_a_restarted_node_is_the_same_chain(tmp_path: Path, how: str, hold_port) -> None:
     node = NodeProcess(block_time_seconds=0.1, state=tmp_path / "chain.db", port=hold_port())
     with node:
         node.client.faucet(ALICE, 5 * TAO)
@@ -31,7 +32,7 @@ def test_a_restarted_node_is_the_same_chain(tmp_path: Path, how: str, until, hol
         before = node.client.snapshot()
         getattr(node, how)()
         with pytest.raises(ChainUnreachable):
-            LocalnetClient(endpoint, timeout_seconds=2).snapshot()
+            LocalnetClient(endpoint, timeout_seconds=DEADLINE_SECONDS).snapshot()
 
         node.start()
 
@@ -42,10 +43,10 @@ def test_a_restarted_node_is_the_same_chain(tmp_path: Path, how: str, until, hol
         after = node.client.snapshot()
         assert after["accounts"] == before["accounts"]
         assert after["subnets"]["27"]["hyperparameters"]["tempo"] == 33
-        until(lambda: node.client.snapshot()["block"] > after["block"])
+        until(lambda: node.client.snapshot()["block"] > after["block"], "the next block")
 
 
-def test_an_sdk_client_lives_through_a_restart(tmp_path: Path, make_wallet, until, hold_port) -> None:
+def test_an_sdk_client_lives_through_a_restart(tmp_path: Path, make_wallet, hold_port) -> None:
     node = NodeProcess(block_time_seconds=0.1, state=tmp_path / "chain.db", port=hold_port())
     with node:
         wallet = make_wallet("miner")
@@ -84,7 +85,7 @@ def test_a_signal_ends_the_node_cleanly(number: signal.Signals) -> None:
     with NodeProcess() as node:
         process = node._process
         os.kill(node.pid, number)
-        assert process.wait(10) == 0
+        assert process.wait(DEADLINE_SECONDS) == 0
         assert "Traceback" not in node.log()
 
 

@@ -12,6 +12,7 @@ from compute.localnet.pallet.state import Axon, Neuron
 from compute.localnet.process import NodeProcess
 from compute.localnet.substrate.codec import key_to_address
 from compute.testing.filled import fill_chain
+from tests.waiting import until
 
 NEURONS, VALIDATORS = 256, 64
 STAKE = 10**13
@@ -58,8 +59,8 @@ def test_the_whole_metagraph_is_read(full_node: NodeProcess) -> None:
     subtensor.close()
 
 
-def test_blocks_keep_coming_while_it_is_read(full_node: NodeProcess, until) -> None:
+def test_blocks_keep_coming_while_it_is_read(full_node: NodeProcess) -> None:
     height = full_node.client.snapshot()["block"]
     for _ in range(3):
         full_node.client.call("state_call", "NeuronInfoRuntimeApi_get_neurons", "0x1b00")
-    until(lambda: int(full_node.client.call("chain_getHeader")["number"], 16) > height + 2)
+    until(lambda: int(full_node.client.call("chain_getHeader")["number"], 16) > height + 2, "more blocks")

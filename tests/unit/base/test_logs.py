@@ -16,6 +16,7 @@ from compute.base.errors import ConfigError
 from compute.base.logs import TRACE, JsonFormatter, LineFormatter, configure
 from compute.base.options.shared import LoggingOptions
 from compute.base.reasons import ProofReason
+from tests.waiting import DEADLINE_SECONDS
 
 NAMES = ("compute", "compute.some.module", "neurons", "__main__", "bittensor", "paramiko.transport", "some.library")
 
@@ -221,7 +222,7 @@ def test_with_the_real_sdk_nothing_is_lost_doubled_or_on_stdout(before: str) -> 
         [sys.executable, "-c", SDK_SCRIPT.format(before=before)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=DEADLINE_SECONDS,
         check=True,
     )
     assert done.stdout == ""

@@ -28,6 +28,7 @@ from compute.proof.models import Claim, MachineVerdict
 from compute.validator.store import FactStore, ScoreFact, SpecsFact, WeightsState
 from compute.validator.telemetry import ValidatorCollector
 from compute.wire.keys import SecretBox
+from tests.waiting import DEADLINE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[3]
 Samples = dict[tuple[str, tuple[str, ...]], float]
@@ -140,7 +141,7 @@ def test_refused_requests_are_counted() -> None:
 
 
 def fetch(port: int) -> Samples:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE_SECONDS) as answer:
         return parsed(answer.read().decode())
 
 

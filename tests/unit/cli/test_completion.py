@@ -10,6 +10,7 @@ import pytest
 
 from compute.cli.completion import completion
 from compute.cli.parser import build_parser
+from tests.waiting import DEADLINE_SECONDS
 
 # What `register.py list` prints in a pipe.
 LIST = "NAME MACHINE\n----\nbrisk-otter L4\ncalm-lark H100\n"
@@ -31,7 +32,7 @@ def completed(folder: Path, *words: str) -> list[str]:
         env={"PATH": f"{folder}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE_SECONDS,
         check=True,
     )
     return ran.stdout.split()
@@ -54,7 +55,7 @@ def test_zsh_reads_its_script() -> None:
         ["zsh", "-fc", 'autoload -Uz compinit && compinit -u -D; eval "$1"; print $_comps[register.py]', "-", script],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE_SECONDS,
         check=True,
     )
     assert ran.stdout.strip() == "_shtab_register_py", ran.stderr

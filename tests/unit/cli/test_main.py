@@ -32,6 +32,7 @@ from compute.base.reasons import Refusal
 from compute.base.ssh import CommandResult
 from compute.cli.exit_codes import Exit, advice, exit_code
 from compute.wire.keys import SessionKey
+from tests.waiting import DEADLINE_SECONDS
 
 DOCUMENTED = (
     "{'cpu':{'count':1}, 'gpu':{'count':1}, 'hard_disk':{'capacity':10737418240}, 'ram':{'capacity':1073741824}}"
@@ -390,7 +391,9 @@ def test_help_is_quick_to_import_and_teaches() -> None:
         "except SystemExit as e: assert e.code == 0\n"
         "assert not {'bittensor', 'torch', 'numpy', 'paramiko', 'rich'} & set(sys.modules), 'heavy import'\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "'hard_disk':{'capacity':10737418240}" in done.stdout
     assert "--min-vram" in done.stdout

@@ -17,6 +17,7 @@ from compute.chain.access_lists import EXPLOITERS, AccessLists, enforced_version
 from compute.chain.versions import OWN
 from compute.miner.access import AccessDecision, AccessPolicy, RateLimiter, decide, priority
 from compute.miner.options import parse_miner
+from tests.waiting import DEADLINE_SECONDS
 
 ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 MINIMAL = OWN.validator
@@ -296,6 +297,8 @@ def test_a_limiter_that_lets_nobody_in_is_a_mistake(settings_: dict[str, float])
 
 def test_the_module_is_pure() -> None:
     code = "import sys, compute.miner.access, compute.incentive.scoring; print(sorted(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=True
+    )
     for heavy in ("bittensor", "torch", "sqlite3", "docker", "paramiko", "argparse"):
         assert f"'{heavy}'" not in done.stdout

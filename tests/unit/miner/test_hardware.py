@@ -18,6 +18,7 @@ from compute.base.errors import ConfigError
 from compute.miner.hardware import LOCALNET_CPU_CAPACITY_MIB, CpuDevices, FixedHardware, SystemHardware, engine_answers
 from compute.proof.models import CPU_MODEL
 from compute.wire.specs import Gpu, parse_specs
+from tests.waiting import DEADLINE_SECONDS
 
 
 class NVMLError(Exception):
@@ -174,7 +175,7 @@ def engine(server: socket.socket, answer: bytes) -> Iterator[list[bytes]]:
             asked.append(connection.recv(1024))
             connection.sendall(answer)
 
-    server.settimeout(10)
+    server.settimeout(DEADLINE_SECONDS)
     server.listen(1)
     thread = threading.Thread(target=serve)
     thread.start()
@@ -212,7 +213,7 @@ def test_the_engine_is_asked_at_its_socket(
 ) -> None:
     server, address = start(tmp_path)
     with engine(server, answer) as asked:
-        assert engine_answers(address, timeout_seconds=10) is expected
+        assert engine_answers(address, timeout_seconds=DEADLINE_SECONDS) is expected
     assert asked[0].startswith(b"GET /_ping HTTP/1.0\r\n")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +30,7 @@ from compute.wire.keys import RenterKey, SecretBox
 from compute.wire.server import RequestContext
 from compute.wire.signing import SignerMemory, verify_signature
 from compute.wire.specs import Gpu, MachineSpecs, parse_specs
+from tests.waiting import until_async
 
 MINER = bittensor.Keypair.create_from_uri("//miner")
 CALLER = bittensor.Keypair.create_from_uri("//caller")
@@ -164,11 +164,7 @@ async def test_require_signed(tmp_path: Path) -> None:
 
 async def run_until(bench: Bench, condition: Any) -> None:
     task = asyncio.create_task(bench.service.run())
-    deadline = time.monotonic() + 10
-    while not condition() and time.monotonic() < deadline:
-        await asyncio.sleep(0)
-        bench.clock.advance(1.0)
-    assert condition()
+    await until_async(condition, passing=bench.clock)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert not bench.server.running
@@ -199,8 +195,7 @@ async def test_an_unregistered_miner_says_how_to_register(bench: Bench) -> None:
 async def test_a_chain_that_fails_for_a_while_changes_nothing(bench: Bench) -> None:
     bench.chain.add(MINER.ss58_address, ip="127.0.0.2", version=__version_as_int__)
     task = asyncio.create_task(bench.service.run())
-    while not bench.server.running:
-        await asyncio.sleep(0)
+    await until_async(lambda: bench.server.running, "the axon runs")
     bench.chain.fail_next("block", ChainUnreachable("gone"))
     for _ in range(50):
         bench.clock.advance(10.0)

@@ -17,6 +17,7 @@ from compute.miner.leases.store import Lease, LeaseSecrets, LeaseStore, Owner
 from compute.miner.options import parse_miner
 from compute.miner.runtimes.base import LeaseKind, Limits
 from compute.wire.keys import SecretBox
+from tests.waiting import DEADLINE_SECONDS
 
 KEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 
@@ -81,7 +82,7 @@ def test_without_a_database_the_machine_is_shown_and_no_file_is_made(tmp_path: P
 def test_the_status_does_without_the_sdk(tmp_path: Path) -> None:
     code = "import sys; from neurons.miner import main; main(['--status']); print(sorted(sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=True, cwd=tmp_path
     )
     assert "'bittensor'" not in done.stdout
     assert "'compute.miner.show'" in done.stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from compute.proof.bootstrap import BOOTSTRAP
+from tests.waiting import DEADLINE_SECONDS
 
 SOURCE = b"import sys; print('it runs', sys.stdin.buffer.read(3), flush=True)\n"
 
@@ -23,7 +24,7 @@ def run(folder: Path, python3: str) -> subprocess.CompletedProcess[bytes]:
         ["/bin/sh", "-c", shlex.join(BOOTSTRAP)],
         input=b"%d\n" % len(SOURCE) + SOURCE + b"abc",
         capture_output=True,
-        timeout=60,
+        timeout=DEADLINE_SECONDS,
         env={"PATH": f"{folder}:/usr/bin:/bin"},
     )
 

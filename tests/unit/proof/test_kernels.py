@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from compute.proof import digest, generator, worker
+from tests.waiting import DEADLINE_SECONDS
 
 # What torch wraps around an elementwise kernel: one call per entry, of int32 and of int64.
 LOOPS = """
@@ -35,7 +36,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     folder: Path = tmp_path_factory.mktemp("kernels")
     (folder / "kernels.cpp").write_text(worker.ENTRIES_KERNEL + worker.DIGEST_KERNEL + LOOPS, encoding="utf-8")
     options = ["-O2", "-Wall", "-Werror", "-shared", "-fPIC"]
-    subprocess.run([compiler, *options, "-o", "kernels.so", "kernels.cpp"], cwd=folder, check=True, timeout=60)
+    subprocess.run(
+        [compiler, *options, "-o", "kernels.so", "kernels.cpp"], cwd=folder, check=True, timeout=DEADLINE_SECONDS
+    )
     return ctypes.CDLL(str(folder / "kernels.so"))
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from compute.base.errors import SshError, SshTimeout, SshUnreachable
 from compute.proof.pipes import ProcessChannel, local_worker
+from tests.waiting import DEADLINE_SECONDS
 
 ECHO = """
 import sys
@@ -24,9 +25,9 @@ async def test_bytes_come_and_go_exactly() -> None:
     async with local_worker(python(ECHO)) as channel:
         data = os.urandom(100_000)
         for _ in range(10):
-            await channel.write(data, timeout_seconds=20.0)
-            assert await channel.read_exactly(7, timeout_seconds=20.0) == data[:7]
-            assert await channel.read_exactly(len(data) - 7, timeout_seconds=20.0) == data[7:]
+            await channel.write(data, timeout_seconds=DEADLINE_SECONDS)
+            assert await channel.read_exactly(7, timeout_seconds=DEADLINE_SECONDS) == data[:7]
+            assert await channel.read_exactly(len(data) - 7, timeout_seconds=DEADLINE_SECONDS) == data[7:]
 
 
 async def test_silence_is_a_timeout() -> None:
@@ -38,7 +39,7 @@ async def test_silence_is_a_timeout() -> None:
 async def test_an_early_end_is_an_error_that_says_how_much_came() -> None:
     async with local_worker(python("print('abc')")) as channel:
         with pytest.raises(SshError, match="4 of 100 bytes"):
-            await channel.read_exactly(100, timeout_seconds=20.0)
+            await channel.read_exactly(100, timeout_seconds=DEADLINE_SECONDS)
 
 
 async def test_a_program_that_takes_no_input_is_a_timeout() -> None:
@@ -56,6 +57,6 @@ async def test_a_missing_program_is_unreachable() -> None:
 async def test_the_way_out_ends_the_process_with_output_unread() -> None:
     async with local_worker(python("import sys\nwhile True: sys.stdout.write('x' * 65536)")) as channel:
         assert isinstance(channel, ProcessChannel)
-        await channel.read_exactly(10, timeout_seconds=20.0)
+        await channel.read_exactly(10, timeout_seconds=DEADLINE_SECONDS)
     assert channel._process.returncode == -9
     await channel.close()

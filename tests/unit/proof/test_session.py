@@ -30,6 +30,7 @@ from compute.proof.session import Target
 from compute.proof.statement import Dims
 from compute.proof.verifier import draw_projection, verify_device
 from compute.testing.proof import FakeMachine
+from tests.waiting import DEADLINE_SECONDS
 
 RATES: dict[str, Any] = {"tflops16": 5e-6, "bandwidth_gbs": 1e-3}
 
@@ -98,7 +99,7 @@ async def test_a_batch_of_sixteen_does_its_arithmetic_beside_the_loop(
             threads.append(threading.current_thread().name)
             if work is verify_device:
                 first.set()
-                assert go_on.wait(timeout=60)
+                assert go_on.wait(DEADLINE_SECONDS)
             return work(*args)
 
         return run

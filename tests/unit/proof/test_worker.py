@@ -26,6 +26,7 @@ from compute.proof.models import MAX_DEVICES, Claim, GpuModel, ProofSettings
 from compute.proof.pipes import ProcessChannel, local_worker
 from compute.proof.session import Target
 from compute.proof.statement import Dims, dims_for
+from tests.waiting import DEADLINE_SECONDS
 
 SOURCE = Path(worker.__file__).read_text(encoding="utf-8")
 MODEL = GpuModel("CPU core", tflops16=1e-6, vram_gb=1.0, bandwidth_gbs=None)
@@ -71,11 +72,11 @@ async def test_a_real_worker_is_slower_than_a_claim_of_something_better(prove: A
 async def test_a_worker_without_a_gpu_shows_none_and_says_so_when_asked_for_one() -> None:
     async with local_worker() as channel:
         conversation = Conversation(channel, SystemClock())
-        hello = await conversation.hello("cuda", 1, timeout_seconds=60.0)
+        hello = await conversation.hello("cuda", 1, timeout_seconds=DEADLINE_SECONDS)
         if hello.devices:
             pytest.skip("this machine has a GPU")
         with pytest.raises(ProofError) as caught:
-            await conversation.prepare(DIMS, "cuda", 1, ("v", "m"), timeout_seconds=60.0)
+            await conversation.prepare(DIMS, "cuda", 1, ("v", "m"), timeout_seconds=DEADLINE_SECONDS)
         assert caught.value.reason is ProofReason.DEVICE_COUNT_MISMATCH
 
 
@@ -83,9 +84,9 @@ async def test_a_statement_beyond_the_memory_is_not_resident() -> None:
     huge = Dims(rows=2**31 - 1, k=2, columns=32768, passes=3, tile_rows=64)
     async with local_worker() as channel:
         conversation = Conversation(channel, SystemClock())
-        await conversation.hello("cpu", 1, timeout_seconds=60.0)
+        await conversation.hello("cpu", 1, timeout_seconds=DEADLINE_SECONDS)
         with pytest.raises(ProofError, match="memory") as caught:
-            await conversation.prepare(huge, "cpu", 1, ("v", "m"), timeout_seconds=60.0)
+            await conversation.prepare(huge, "cpu", 1, ("v", "m"), timeout_seconds=DEADLINE_SECONDS)
         assert caught.value.reason is ProofReason.NOT_RESIDENT
 
 
@@ -103,10 +104,10 @@ async def test_a_worker_takes_little_memory_of_its_host() -> None:
     async with local_worker() as channel:
         assert isinstance(channel, ProcessChannel)
         conversation = Conversation(channel, SystemClock())
-        await conversation.hello("cpu", 1, timeout_seconds=60.0)
-        await conversation.prepare(dims, "cpu", 1, ("v", "m"), timeout_seconds=60.0)
-        await conversation.compute(bytes(32), 1, timeout_seconds=60.0)
-        await conversation.rehash(bytes(32), 3, 1, timeout_seconds=60.0)
+        await conversation.hello("cpu", 1, timeout_seconds=DEADLINE_SECONDS)
+        await conversation.prepare(dims, "cpu", 1, ("v", "m"), timeout_seconds=DEADLINE_SECONDS)
+        await conversation.compute(bytes(32), 1, timeout_seconds=DEADLINE_SECONDS)
+        await conversation.rehash(bytes(32), 3, 1, timeout_seconds=DEADLINE_SECONDS)
         assert peak_bytes(channel.pid) < 1e9
 
 
@@ -143,7 +144,7 @@ def test_the_bootstrap_works_as_one_shell_command_and_ends_with_its_input() -> N
         ["/bin/sh", "-c", command],
         input=b"%d\n" % len(source) + source + b"abc",
         capture_output=True,
-        timeout=60,
+        timeout=DEADLINE_SECONDS,
         check=True,
         env=environment,
     )
@@ -152,7 +153,10 @@ def test_the_bootstrap_works_as_one_shell_command_and_ends_with_its_input() -> N
 
 def test_a_validator_that_hangs_up_ends_the_worker() -> None:
     ended = subprocess.run(
-        bootstrap.bootstrap_argv(sys.executable), input=bootstrap.worker_source(), capture_output=True, timeout=60
+        bootstrap.bootstrap_argv(sys.executable),
+        input=bootstrap.worker_source(),
+        capture_output=True,
+        timeout=DEADLINE_SECONDS,
     )
     assert (ended.returncode, ended.stdout) == (0, b"")
 

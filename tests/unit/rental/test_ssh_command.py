@@ -11,6 +11,7 @@ import pytest
 
 from compute.rental.ssh_command import SshTarget, known_hosts_text, ssh_argv, ssh_invocation
 from compute.wire.keys import SessionKey
+from tests.waiting import DEADLINE_SECONDS
 
 KEY = SessionKey.generate()
 TARGET = SshTarget("127.0.0.2", 4444, "root", KEY.public_line)
@@ -76,7 +77,9 @@ def test_the_files_go_away_after_an_error() -> None:
 @pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh client on this machine")
 def test_ssh_itself_understands_the_arguments() -> None:
     with ssh_invocation(TARGET, KEY.private_openssh, ["true"]) as argv:
-        shown = subprocess.run(["ssh", "-G", *argv[1:]], capture_output=True, text=True, check=True, timeout=20).stdout
+        shown = subprocess.run(
+            ["ssh", "-G", *argv[1:]], capture_output=True, text=True, check=True, timeout=DEADLINE_SECONDS
+        ).stdout
     lines = set(shown.splitlines())
     assert {"hostname 127.0.0.2", "port 4444", "user root", "identitiesonly yes"} <= lines
     assert any(line in lines for line in ("stricthostkeychecking true", "stricthostkeychecking yes"))

@@ -28,6 +28,7 @@ from compute.validator.options import parse_validator
 from compute.validator.scores import ScoreInputs, score_all
 from compute.validator.store import FactStore, SpecsFact, WeightsState
 from compute.wire.specs import Gpu, MachineSpecs
+from tests.waiting import DEADLINE_SECONDS
 
 CONFIG = load_config()
 NOW = 1_700_000_000.0
@@ -264,7 +265,7 @@ def test_the_score_keeps_what_the_chain_said(bench: Bench) -> None:
 def test_the_status_does_without_the_sdk(tmp_path: Path) -> None:
     code = "import sys; from neurons.validator import main; main(['--status']); print(sorted(sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=True, cwd=tmp_path
     )
     assert "'bittensor'" not in done.stdout
     assert "'compute.validator.show'" in done.stdout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from compute.validator.store import FactStore
 from compute.wire.lease_client import AllocationClient
 from compute.wire.peer import Peer, S
 from compute.wire.specs import Gpu, MachineSpecs
+from tests.waiting import until_async
 
 L4 = MachineSpecs(8, 3000.0, 64 << 30, 0, 0, 0, 100, 0, 100, (Gpu("NVIDIA L4", 23_034),))
 CONFIG = load_config()
@@ -115,14 +116,6 @@ class Bench:
         return [asyncio.create_task(self.service.prove_due(lane)) for lane in lanes]
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Let the event loop run, for thirty seconds at most (an RSA key takes a tenth of one)."""
-    deadline = asyncio.get_running_loop().time() + 30
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.001)
-
-
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
     bench = Bench()
@@ -147,7 +140,7 @@ async def test_a_newcomer_waits_for_no_round(bench: Bench) -> None:
     await bench.know("a", "b", "c")
     bench.miners.slow = {"a", "b", "c"}
     (main,) = bench.running(Lane.MAIN)
-    await until(lambda: len(bench.miners.proving) == 3)
+    await until_async(lambda: len(bench.miners.proving) == 3)
     await bench.know("newcomer")
     await bench.service.prove_due(Lane.EXPRESS)
     assert bench.proven() == {"newcomer"}
@@ -161,7 +154,7 @@ async def test_a_retry_waits_for_no_round_and_not_for_its_own_batch(bench: Bench
     await bench.know("slow", "quick")
     bench.miners.slow = {"slow"}
     (main,) = bench.running(Lane.MAIN)
-    await until(lambda: bench.proven() == {"quick"})
+    await until_async(lambda: bench.proven() == {"quick"})
     await bench.service.prove_due(Lane.EXPRESS)
     assert len(bench.facts.verdicts("quick")) == 1
     bench.clock.advance(60)
@@ -177,7 +170,7 @@ async def test_both_lanes_together_keep_to_the_workers(bench: Bench) -> None:
     await bench.know(*names)
     bench.miners.slow = set(names)
     tasks = bench.running(Lane.MAIN, Lane.EXPRESS)
-    await until(lambda: len(bench.miners.proving) == 4)
+    await until_async(lambda: len(bench.miners.proving) == 4)
     bench.miners.go.set()
     await asyncio.gather(*tasks)
     while len(bench.proven()) < len(names):
@@ -191,7 +184,7 @@ async def test_a_gap_between_proofs_is_a_gap_of_both_lanes(bench: Bench) -> None
     await bench.know("a", "b", "c", "d")
     bench.miners.slow = {"a", "b", "c", "d"}
     tasks = bench.running(Lane.MAIN, Lane.EXPRESS)
-    await until(lambda: len(bench.miners.proving) == 4)
+    await until_async(lambda: len(bench.miners.proving) == 4)
     gap = asyncio.create_task(bench.service.between_proofs.acquire())
     bench.miners.go.set()
     await asyncio.gather(*tasks)
@@ -269,7 +262,7 @@ async def test_newcomers_are_asked_before_a_round_of_specs_goes_on(bench: Bench)
 
     bench.miners.slow = {"a", "b"}
     querying = asyncio.create_task(bench.service.query_due_specs())
-    await until(lambda: len(bench.miners.asked) == 2)
+    await until_async(lambda: len(bench.miners.asked) == 2)
     bench.chain.add("newcomer")
     # The duty that sets weights reads the subnet at every poll, and so knows it first.
     await bench.service.set_weights()

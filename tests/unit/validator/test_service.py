@@ -30,6 +30,7 @@ from compute.wire.lease_client import AllocationClient
 from compute.wire.peer import Peer, S
 from compute.wire.signing import verify_signature
 from compute.wire.specs import Gpu, MachineSpecs
+from tests.waiting import DEADLINE_SECONDS
 
 L4 = MachineSpecs(8, 3000.0, 64, 64, 0, 64, 100, 0, 100, (Gpu("NVIDIA L4", 23_034),))
 CONFIG = load_config()
@@ -174,7 +175,7 @@ async def test_between_proofs_is_a_moment_that_can_be_held(bench: Bench) -> None
     assert not proving.done()
     assert not any(history.latest for history in bench.facts.histories().values())
     service.between_proofs.release()
-    await asyncio.wait_for(proving, 30)
+    await asyncio.wait_for(proving, DEADLINE_SECONDS)
     assert all(history.latest for history in bench.facts.histories().values())
     assert not service.between_proofs.locked()
 

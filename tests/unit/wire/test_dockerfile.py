@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from compute.base.errors import LeaseError
 from compute.base.reasons import Refusal
 from compute.wire.dockerfile import MAX_CHARACTERS, MAX_STEPS, failed_step, script_of
+from tests.waiting import DEADLINE_SECONDS
 
 
 def run(text: str, folder: Path) -> tuple[int, str]:
     argv = ["/bin/sh", "-c", script_of(text)]
-    done = subprocess.run(argv, cwd=folder, capture_output=True, timeout=20, check=False, env={"PATH": "/usr/bin:/bin"})
+    done = subprocess.run(
+        argv, cwd=folder, capture_output=True, timeout=DEADLINE_SECONDS, check=False, env={"PATH": "/usr/bin:/bin"}
+    )
     return failed_step(done.returncode) or done.returncode, done.stdout.decode()
 
 

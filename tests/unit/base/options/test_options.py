@@ -17,6 +17,7 @@ from compute.miner.options import GROUPS as MINER
 from compute.miner.options import MinerOptions, RuntimeKind, parse_miner
 from compute.validator.options import GROUPS as VALIDATOR
 from compute.validator.options import ValidatorOptions, parse_validator
+from tests.waiting import DEADLINE_SECONDS
 
 ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 BOB = "5FHneW46xGXgs5mUiveU4sbTyGBzmstUspZC92UhjJM694ty"
@@ -342,7 +343,9 @@ def test_what_the_help_shows_is_what_the_program_gets(
 def test_help_does_not_import_the_sdk() -> None:
     code = "import sys, compute.miner.options as o\n"
     code += "try: o.parse_miner(['--help'], {})\nfinally: print(sorted(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=True
+    )
     modules = done.stdout[done.stdout.rindex("[") :]
     assert "compute.miner.options" in modules
     for heavy in ("bittensor", "torch", "pydantic", "docker", "paramiko", "yaml"):

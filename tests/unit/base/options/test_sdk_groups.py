@@ -12,6 +12,7 @@ import pytest
 
 from compute.base.options import shared as groups
 from compute.base.options.option import OptionParser, options_of, read
+from tests.waiting import DEADLINE_SECONDS
 
 # The SDK reads its variables while it is imported, so each question is asked in a process of its own.
 ASK = """
@@ -42,7 +43,7 @@ def sdk_options(variables: dict[str, str]) -> dict[str, tuple[str, Any]]:
         env={**environ, **variables},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=DEADLINE_SECONDS,
         check=True,
     )
     rows = json.loads(done.stderr[done.stderr.index("ANSWER") + len("ANSWER") :])

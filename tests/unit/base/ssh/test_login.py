@@ -9,7 +9,6 @@ import random
 import socket
 import struct
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from compute.base import ssh
 from compute.base.errors import HostKeyMismatch, SshError, SshTimeout, SshUnreachable
 from compute.wire.keys import SessionKey
+from tests.waiting import DEADLINE_SECONDS, until_async
 
 from .conftest import HOST_KEY, USER_KEY, Server, login, quickly
 
@@ -76,7 +76,9 @@ async def test_a_name_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", ask)
     with pytest.raises(SshUnreachable):
-        async with ssh.connect("not a host name", 22, username="root", pinned=None, password="x", timeout_seconds=5):
+        async with ssh.connect(
+            "not a host name", 22, username="root", pinned=None, password="x", timeout_seconds=DEADLINE_SECONDS
+        ):
             raise AssertionError
 
 
@@ -147,17 +149,13 @@ async def test_a_cancelled_login_leaves_no_connection(server: Server) -> None:
     threads = threading.active_count()
 
     async def stall() -> None:
-        async with login(server, username="stall", timeout_seconds=30):
+        async with login(server, username="stall", timeout_seconds=DEADLINE_SECONDS):
             pass
 
     task = asyncio.ensure_future(stall())
-    while not server.attempts:
-        await asyncio.sleep(0.01)
+    await until_async(lambda: server.attempts, "the login is under way")
     task.cancel()
     with quickly(), pytest.raises(asyncio.CancelledError):
         await task
     server.close()
-    deadline = time.monotonic() + 10
-    while threading.active_count() >= threads + 1:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
+    await until_async(lambda: threading.active_count() <= threads, "the threads have ended", dump=threading.enumerate)

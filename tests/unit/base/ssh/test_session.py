@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import threading
-import time
+from typing import Any
 
 import paramiko
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from compute.base.channel import Channel
 from compute.base.errors import OutputTooLarge, SshError, SshTimeout
 from compute.base.ssh import SshSession
+from tests.waiting import DEADLINE_SECONDS, until_async
 
 from .conftest import LONG, Server, echo, finish, login, quickly
 
@@ -79,25 +80,34 @@ async def test_a_channel_carries_bytes_both_ways(server: Server, session: SshSes
     server.programs[b"echo"] = echo
     channel: Channel = await session.open(["echo"])
     data = os.urandom(5 << 20)
-    writing = asyncio.ensure_future(channel.write(data, timeout_seconds=20))
-    parts = [await channel.read_exactly(count, timeout_seconds=20) for count in (1, 4, 0, 1 << 20, (4 << 20) - 5)]
+    writing = asyncio.ensure_future(channel.write(data, timeout_seconds=DEADLINE_SECONDS))
+    parts = [
+        await channel.read_exactly(count, timeout_seconds=DEADLINE_SECONDS)
+        for count in (1, 4, 0, 1 << 20, (4 << 20) - 5)
+    ]
     await writing
     assert b"".join(parts) == data
     await channel.close()
     await channel.close()
 
 
-async def test_arrivals_are_seen_at_once(server: Server, session: SshSession) -> None:
+async def test_arrivals_are_seen_at_once(server: Server, session: SshSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks only from time to time sets a timer for the next look; here the only one is the deadline's."""
     server.programs[b"echo"] = echo
     channel = await session.open("echo")
-    times = []
+    loop = asyncio.get_running_loop()
+    delays, call_at = [], loop.call_at
+
+    def noted(when: float, *arguments: Any, **named: Any) -> asyncio.TimerHandle:
+        delays.append(when - loop.time())
+        return call_at(when, *arguments, **named)
+
+    monkeypatch.setattr(loop, "call_at", noted)
     for _ in range(60):
-        before = time.perf_counter()
-        await channel.write(b"ping", timeout_seconds=10)
-        await channel.read_exactly(4, timeout_seconds=10)
-        times.append(time.perf_counter() - before)
-    # Who looks only from time to time would find each answer at the next look, on an idle machine and on a busy one.
-    assert sorted(times)[4] < 0.02
+        await channel.write(b"ping", timeout_seconds=DEADLINE_SECONDS)
+        assert await channel.read_exactly(4, timeout_seconds=DEADLINE_SECONDS) == b"ping"
+    assert len(delays) >= 120
+    assert min(delays) > DEADLINE_SECONDS / 2
 
 
 async def test_a_drip_does_not_outlast_the_deadline(server: Server, session: SshSession) -> None:
@@ -130,7 +140,7 @@ async def test_an_early_end_says_how_far_it_got_and_what_stderr_said(server: Ser
     server.programs[b"x"] = fail
     channel = await session.open("x")
     with pytest.raises(SshError, match=r"3 of 10 bytes.*ImportError: torch"):
-        await channel.read_exactly(10, timeout_seconds=10)
+        await channel.read_exactly(10, timeout_seconds=DEADLINE_SECONDS)
     assert len(channel.stderr_tail) == 64 << 10
 
 
@@ -146,27 +156,28 @@ async def test_a_server_that_ignores_the_window_is_cut_off(server: Server, sessi
 
     server.programs[b"flood"] = flood
     channel = await session.open("flood")
-    deadline = time.monotonic() + 20
-    while session._transport.is_active():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
+    await until_async(lambda: not session._transport.is_active(), "the connection is cut")
     assert sent < 64 << 20
     with quickly(), pytest.raises(SshError):
-        await channel.read_exactly(1 << 30, timeout_seconds=10)
+        await channel.read_exactly(1 << 30, timeout_seconds=DEADLINE_SECONDS)
 
 
 async def test_a_lost_connection_is_an_error_everywhere(server: Server, session: SshSession) -> None:
     server.programs[b"hang"] = lambda channel, _: server.stop.wait(LONG) and None
     channel = await session.open("hang")
-    reading = asyncio.ensure_future(channel.read_exactly(1, timeout_seconds=10))
-    running = asyncio.ensure_future(session.run("hang", timeout_seconds=10))
+    reading = asyncio.ensure_future(channel.read_exactly(1, timeout_seconds=DEADLINE_SECONDS))
+    running = asyncio.ensure_future(session.run("hang", timeout_seconds=DEADLINE_SECONDS))
     await asyncio.sleep(0.05)
     server.close()
     with quickly():
         for attempt in (reading, running):
             with pytest.raises(SshError):
                 await attempt
-        for attempt in (session.run("echo"), session.open("echo"), channel.write(b"x", timeout_seconds=5)):
+        for attempt in (
+            session.run("echo"),
+            session.open("echo"),
+            channel.write(b"x", timeout_seconds=DEADLINE_SECONDS),
+        ):
             with pytest.raises(SshError):
                 await attempt
         await channel.close()
@@ -178,7 +189,11 @@ async def test_a_closed_session_does_nothing_more(server: Server) -> None:
         channel = await session.open("echo")
     await session.close()
     await channel.close()
-    for attempt in (session.run("echo"), session.open("echo"), channel.read_exactly(1, timeout_seconds=5)):
+    for attempt in (
+        session.run("echo"),
+        session.open("echo"),
+        channel.read_exactly(1, timeout_seconds=DEADLINE_SECONDS),
+    ):
         with pytest.raises(SshError):
             await attempt
 
@@ -187,7 +202,7 @@ async def test_a_cancelled_read_leaves_the_session_usable(server: Server, sessio
     server.programs[b"echo"] = echo
     server.programs[b"true"] = lambda channel, _: finish(channel)
     channel = await session.open("echo")
-    reading = asyncio.ensure_future(channel.read_exactly(1, timeout_seconds=30))
+    reading = asyncio.ensure_future(channel.read_exactly(1, timeout_seconds=DEADLINE_SECONDS))
     await asyncio.sleep(0.01)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -238,14 +253,14 @@ async def test_whatever_paramiko_raises_is_one_of_ours(
         # Of this side only: the server sends as well.
         monkeypatch.setattr(channel._streams.channel, where, fail)
         with quickly(), pytest.raises(SshError):
-            await channel.write(b"x", timeout_seconds=5)
+            await channel.write(b"x", timeout_seconds=DEADLINE_SECONDS)
         return
     monkeypatch.setattr(target, where, fail)
     with quickly(), pytest.raises(SshError):
-        await session.run("x", timeout_seconds=10)
+        await session.run("x", timeout_seconds=DEADLINE_SECONDS)
     with quickly(), pytest.raises(SshError):
-        channel = await session.open("x", timeout_seconds=10)
-        await channel.read_exactly(1, timeout_seconds=10)
+        channel = await session.open("x", timeout_seconds=DEADLINE_SECONDS)
+        await channel.read_exactly(1, timeout_seconds=DEADLINE_SECONDS)
 
 
 async def test_many_sessions_at_once_and_no_thread_stays(server: Server) -> None:
@@ -255,11 +270,11 @@ async def test_many_sessions_at_once_and_no_thread_stays(server: Server) -> None
 
     async def one(number: int) -> None:
         nonlocal most
-        async with login(server, timeout_seconds=30) as session:
+        async with login(server, timeout_seconds=DEADLINE_SECONDS) as session:
             channel = await session.open("echo")
             data = number.to_bytes(4, "big") * 1000
-            await channel.write(data, timeout_seconds=30)
-            assert await channel.read_exactly(len(data), timeout_seconds=30) == data
+            await channel.write(data, timeout_seconds=DEADLINE_SECONDS)
+            assert await channel.read_exactly(len(data), timeout_seconds=DEADLINE_SECONDS) == data
             most = max(most, threading.active_count())
 
     count = 30
@@ -267,7 +282,4 @@ async def test_many_sessions_at_once_and_no_thread_stays(server: Server) -> None
     # paramiko's thread and short calls here, paramiko's thread and the program in the server.
     assert most - before <= count * (1 + 4 + 2)
     server.close()
-    deadline = time.monotonic() + 10
-    while threading.active_count() > before:
-        assert time.monotonic() < deadline, threading.enumerate()
-        await asyncio.sleep(0.01)
+    await until_async(lambda: threading.active_count() <= before, "the threads have ended", dump=threading.enumerate)

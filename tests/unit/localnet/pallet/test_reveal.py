@@ -13,6 +13,7 @@ from compute.localnet.pallet.reveal import Beacon, open_commit
 from compute.localnet.pallet.state import Commit
 from compute.localnet.substrate.codec import address_to_key
 from compute.localnet.substrate.scale import compact
+from tests.waiting import DEADLINE_SECONDS
 
 ROUND = 1000
 # https://api.drand.sh/52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971/public/1000
@@ -146,7 +147,7 @@ def test_the_beacon_asks_for_what_is_over_and_missing(monkeypatch: pytest.Monkey
     def want(*rounds: int) -> None:
         beacon.want(rounds)
         if beacon._fetching is not None:
-            beacon._fetching.join(10)
+            beacon._fetching.join(DEADLINE_SECONDS)
 
     want(101)
     assert asked == []

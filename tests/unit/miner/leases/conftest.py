@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,30 +86,6 @@ class Miner:
     def only(self) -> Lease:
         (lease,) = self.store.live()
         return lease
-
-
-Until = Callable[..., Awaitable[None]]
-
-
-@pytest.fixture
-def until() -> Until:
-    """Let the event loop run until a condition holds.
-
-    ``passing`` is a clock that moves on by ``step`` seconds at each look: the scheduler may have been between reading
-    the clock and going to sleep when a test moved it.
-    """
-
-    async def run_until(
-        condition: Callable[[], object], *, passing: ManualClock | None = None, step: float = 1
-    ) -> None:
-        deadline = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < deadline, "the condition never came true"
-            await asyncio.sleep(0.001)
-            if passing is not None:
-                passing.advance(step)
-
-    return run_until
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from compute.miner.leases.store import Owner
 from compute.miner.runtimes.base import LeaseKind, LeaseOrder, Phase
 from compute.wire.keys import SessionKey
 from compute.wire.requirements import DeviceRequirement
+from tests.waiting import DEADLINE_SECONDS, until_async
 
 DAY = 86_400.0
 PROBE, CUSTOMER = LeaseKind.PROBE, LeaseKind.CUSTOMER
@@ -268,7 +269,7 @@ async def test_a_probe_cannot_be_extended(miner: Any, alice: Owner, request_of: 
     assert (await refusal(miner.manager.extend(alice, DAY))).reason is Refusal.UNSUPPORTED
 
 
-async def test_a_lease_ends_at_its_time_and_not_before(miner: Any, alice: Owner, request_of: Any, until: Any) -> None:
+async def test_a_lease_ends_at_its_time_and_not_before(miner: Any, alice: Owner, request_of: Any) -> None:
     await miner.manager.allocate(request_of(alice))
     looks = 3
     for _ in range(looks):
@@ -276,34 +277,30 @@ async def test_a_lease_ends_at_its_time_and_not_before(miner: Any, alice: Owner,
         await asyncio.sleep(0.01)
     assert miner.only().state is LeaseState.ACTIVE
     miner.clock.advance(1)
-    await until(lambda: not miner.runtime.machines and not miner.store.live(), passing=miner.clock)
+    await until_async(lambda: not miner.runtime.machines and not miner.store.live(), passing=miner.clock)
     assert miner.store.history()[-1].reason == "its time was over"
 
 
-async def test_the_scheduler_sleeps_until_the_end_and_no_longer(
-    miner: Any, alice: Owner, request_of: Any, until: Any
-) -> None:
+async def test_the_scheduler_sleeps_until_the_end_and_no_longer(miner: Any, alice: Owner, request_of: Any) -> None:
     granted = await miner.manager.allocate(replace(request_of(alice), seconds=30))
-    await until(lambda: granted.lease.ends_at in miner.clock.ends)
+    await until_async(lambda: granted.lease.ends_at in miner.clock.ends)
 
 
-async def test_a_paused_lease_ends_as_well(miner: Any, alice: Owner, request_of: Any, until: Any) -> None:
+async def test_a_paused_lease_ends_as_well(miner: Any, alice: Owner, request_of: Any) -> None:
     await miner.manager.allocate(request_of(alice))
     await miner.manager.pause(alice)
     miner.clock.advance(2 * DAY)
-    await until(lambda: not miner.runtime.machines and not miner.store.live(), passing=miner.clock)
+    await until_async(lambda: not miner.runtime.machines and not miner.store.live(), passing=miner.clock)
 
 
-async def test_an_extended_lease_lives_past_its_first_end(
-    miner: Any, alice: Owner, request_of: Any, until: Any
-) -> None:
+async def test_an_extended_lease_lives_past_its_first_end(miner: Any, alice: Owner, request_of: Any) -> None:
     await miner.manager.allocate(request_of(alice))
     await miner.manager.extend(alice, 5 * DAY)
     miner.clock.advance(5 * DAY - 1)
     await asyncio.sleep(0.02)
     assert miner.only().state is LeaseState.ACTIVE
     miner.clock.advance(1)
-    await until(lambda: not miner.store.live(), passing=miner.clock)
+    await until_async(lambda: not miner.store.live(), passing=miner.clock)
 
 
 async def test_past_its_end_a_lease_is_nobodys_even_before_the_scheduler_comes(
@@ -333,70 +330,68 @@ async def test_an_expired_lease_has_no_owner_where_no_scheduler_runs(
 
 
 async def test_the_same_change_asked_twice_at_once_is_done_once(
-    miner: Any, alice: Owner, request_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+    miner: Any, alice: Owner, request_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate, restart = threading.Event(), miner.runtime.restart
 
     def slow(order: LeaseOrder) -> Any:
-        assert gate.wait(10)
+        assert gate.wait(DEADLINE_SECONDS)
         return restart(order)
 
     monkeypatch.setattr(miner.runtime, "restart", slow)
     await miner.manager.allocate(request_of(alice))
     asking = [asyncio.create_task(miner.manager.restart(alice)) for _ in range(3)]
-    await until(lambda: miner.clock.ends.count(miner.clock.now() + miner.manager.answer_seconds) == 3)
+    await until_async(lambda: miner.clock.ends.count(miner.clock.now() + miner.manager.answer_seconds) == 3)
     gate.set()
     await asyncio.gather(*asking)
     assert miner.runtime.calls.count("restart") == 1
 
 
 async def test_a_slow_start_is_told_in_time_and_asking_again_gets_it(
-    miner: Any, alice: Owner, bob: Owner, request_of: Any, until: Any
+    miner: Any, alice: Owner, bob: Owner, request_of: Any
 ) -> None:
     miner.runtime.gate = threading.Event()
     asked = asyncio.ensure_future(miner.manager.allocate(request_of(alice)))
-    await until(lambda: "start" in miner.runtime.calls)
-    await until(asked.done, passing=miner.clock)
+    await until_async(lambda: "start" in miner.runtime.calls)
+    await until_async(asked.done, passing=miner.clock)
     error = await refusal(asked)
     assert (error.reason, error.retry_after_seconds) == (Refusal.STARTING, 5)
     assert (await refusal(miner.manager.allocate(request_of(bob)))).reason is Refusal.BUSY
     for change in (miner.manager.pause, miner.manager.restart):
         asked = asyncio.ensure_future(change(alice))
-        await until(asked.done, passing=miner.clock)
+        await until_async(asked.done, passing=miner.clock)
         assert (await refusal(asked)).reason is Refusal.STARTING
     miner.runtime.gate.set()
     # What was asked of it meanwhile is done then.
-    await until(lambda: not miner.manager._work)
+    await until_async(lambda: not miner.manager._work)
     granted = await miner.manager.allocate(request_of(alice))
     assert miner.runtime.calls.count("start") == 1
     assert granted.lease.lease_id in miner.runtime.machines
 
 
-async def test_a_caller_who_goes_leaves_the_start_going_on(
-    miner: Any, alice: Owner, request_of: Any, until: Any
-) -> None:
+async def test_a_caller_who_goes_leaves_the_start_going_on(miner: Any, alice: Owner, request_of: Any) -> None:
     miner.runtime.gate = threading.Event()
     asked = asyncio.ensure_future(miner.manager.allocate(request_of(alice)))
-    await until(lambda: "start" in miner.runtime.calls)
+    await until_async(lambda: "start" in miner.runtime.calls)
     asked.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asked
     miner.runtime.gate.set()
-    await until(lambda: miner.states() == [LeaseState.ACTIVE])
+    await until_async(lambda: miner.states() == [LeaseState.ACTIVE])
 
 
 async def test_a_lease_given_back_while_it_starts_is_taken_down_after_all(
-    miner: Any, alice: Owner, request_of: Any, until: Any
+    miner: Any, alice: Owner, request_of: Any
 ) -> None:
     miner.runtime.gate = threading.Event()
     asked = asyncio.ensure_future(miner.manager.allocate(request_of(alice)))
-    await until(lambda: "start" in miner.runtime.calls)
+    await until_async(lambda: "start" in miner.runtime.calls)
     given_back = asyncio.ensure_future(miner.manager.deallocate(alice))
-    await until(lambda: miner.states() == [LeaseState.STOPPING])
+    await until_async(lambda: miner.states() == [LeaseState.STOPPING])
     miner.runtime.gate.set()
     await given_back
     assert (await refusal(asked)).reason is Refusal.RUNTIME_FAILED
-    await until(lambda: not miner.runtime.machines and not miner.store.live(), passing=miner.clock)
+    await until_async(lambda: not miner.runtime.machines and not miner.store.live(), passing=miner.clock)
 
 
 async def test_a_start_that_fails_frees_the_machine_and_says_why(miner: Any, alice: Owner, request_of: Any) -> None:
@@ -409,9 +404,7 @@ async def test_a_start_that_fails_frees_the_machine_and_says_why(miner: Any, ali
     assert miner.store.history()[0].reason == "told to fail: start"
 
 
-async def test_what_cannot_be_taken_down_is_tried_again(
-    miner: Any, alice: Owner, bob: Owner, request_of: Any, until: Any
-) -> None:
+async def test_what_cannot_be_taken_down_is_tried_again(miner: Any, alice: Owner, bob: Owner, request_of: Any) -> None:
     await miner.manager.allocate(request_of(alice))
     miner.runtime.fail = {"stop"}
     await miner.manager.deallocate(alice)
@@ -421,26 +414,24 @@ async def test_what_cannot_be_taken_down_is_tried_again(
     assert (await refusal(miner.manager.allocate(request_of(bob)))).reason is Refusal.RUNTIME_FAILED
     miner.runtime.fail = set()
     miner.clock.advance(RETRY_SECONDS)
-    await until(lambda: not miner.runtime.machines and not miner.store.live(), passing=miner.clock)
+    await until_async(lambda: not miner.runtime.machines and not miner.store.live(), passing=miner.clock)
     await miner.manager.allocate(request_of(bob))
 
 
-async def test_a_failing_drain_is_not_tried_in_a_tight_loop(
-    miner: Any, alice: Owner, request_of: Any, until: Any
-) -> None:
+async def test_a_failing_drain_is_not_tried_in_a_tight_loop(miner: Any, alice: Owner, request_of: Any) -> None:
     def scheduler_sleeps(seconds: float) -> bool:
         return miner.clock.now() + seconds in miner.clock.ends
 
     await miner.manager.allocate(request_of(alice))
-    await until(lambda: scheduler_sleeps(60))
+    await until_async(lambda: scheduler_sleeps(60))
     miner.runtime.fail = {"stop"}
     await miner.manager.deallocate(alice)
-    await until(lambda: scheduler_sleeps(RETRY_SECONDS))
+    await until_async(lambda: scheduler_sleeps(RETRY_SECONDS))
     assert miner.runtime.calls.count("stop") == 1
 
 
 async def test_a_step_that_breaks_in_an_unforeseen_way_is_put_right(
-    miner: Any, alice: Owner, request_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    miner: Any, alice: Owner, request_of: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
@@ -449,32 +440,30 @@ async def test_a_step_that_breaks_in_an_unforeseen_way_is_put_right(
         patched.setattr(miner.runtime, "start", broken)
         with pytest.raises(ZeroDivisionError):
             await miner.manager.allocate(request_of(alice))
-    await until(lambda: not miner.store.live(), passing=miner.clock)
-    await until(lambda: miner.manager._reconciled, passing=miner.clock)
+    await until_async(lambda: not miner.store.live(), passing=miner.clock)
+    await until_async(lambda: miner.manager._reconciled, passing=miner.clock)
     await miner.manager.allocate(request_of(alice))
 
 
 async def test_the_scheduler_survives_whatever_happens_to_it(
-    miner: Any, alice: Owner, request_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    miner: Any, alice: Owner, request_of: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     await miner.manager.allocate(request_of(alice))
     with monkeypatch.context() as patched, caplog.at_level(logging.ERROR):
         patched.setattr(miner.store, "live", lambda: 1 / 0)
         miner.clock.advance(2 * DAY)
-        await until(lambda: "stumbled" in caplog.text, passing=miner.clock)
+        await until_async(lambda: "stumbled" in caplog.text, passing=miner.clock)
     miner.clock.advance(RETRY_SECONDS)
-    await until(lambda: not miner.runtime.machines and not miner.store.live(), passing=miner.clock)
+    await until_async(lambda: not miner.runtime.machines and not miner.store.live(), passing=miner.clock)
 
 
-async def test_the_event_loop_runs_on_while_the_runtime_blocks(
-    miner: Any, alice: Owner, request_of: Any, until: Any
-) -> None:
+async def test_the_event_loop_runs_on_while_the_runtime_blocks(miner: Any, alice: Owner, request_of: Any) -> None:
     miner.runtime.gate = threading.Event()
     asked = asyncio.ensure_future(miner.manager.allocate(request_of(alice)))
-    await until(lambda: "start" in miner.runtime.calls)
+    await until_async(lambda: "start" in miner.runtime.calls)
     for _ in range(100):
         await asyncio.sleep(0)
     assert not asked.done()
-    assert await asyncio.wait_for(miner.manager.owns(alice.public_pem), 5)
+    assert await asyncio.wait_for(miner.manager.owns(alice.public_pem), DEADLINE_SECONDS)
     miner.runtime.gate.set()
     await asked

@@ -21,15 +21,16 @@ from compute.miner.runtimes.base import LeaseKind, MachineOrder
 from compute.testing.runtime import FakeRuntime
 from compute.wire.keys import SecretBox, SessionKey
 from compute.wire.requirements import DeviceRequirement
+from tests.waiting import DEADLINE_SECONDS, until_async
 
 RETRY_SECONDS = 600
 
 
 @pytest.fixture
-async def miner(tmp_path: Path, miner_type: Any, until: Any) -> AsyncIterator[Any]:
+async def miner(tmp_path: Path, miner_type: Any) -> AsyncIterator[Any]:
     miner = miner_type(tmp_path, ManualClock(), SecretBox(bytes(32)), stand_ready=True)
     await miner.manager.start()
-    await until(lambda: miner.manager.is_ready)
+    await until_async(lambda: miner.manager.is_ready)
     yield miner
     await miner.close()
 
@@ -40,7 +41,7 @@ def reserving(miner: Any, alice: Owner, monkeypatch: pytest.MonkeyPatch) -> thre
     written, reserve = threading.Event(), miner.store.reserve
 
     def slow(lease: Any, *arguments: Any, **named: Any) -> Any:
-        assert lease.owner != alice or written.wait(10)
+        assert lease.owner != alice or written.wait(DEADLINE_SECONDS)
         return reserve(lease, *arguments, **named)
 
     monkeypatch.setattr(miner.store, "reserve", slow)
@@ -58,9 +59,7 @@ def whole(request: LeaseRequest) -> LeaseRequest:
     return replace(request, requirement=DeviceRequirement(gpu_count=3))
 
 
-async def test_the_first_is_the_whole_machine_and_becomes_a_probes(
-    miner: Any, alice: Owner, request_of: Any, until: Any
-) -> None:
+async def test_the_first_is_the_whole_machine_and_becomes_a_probes(miner: Any, alice: Owner, request_of: Any) -> None:
     ready = waiting(miner)
     assert ready.limits.gpu_uuids == tuple(gpu.uuid for gpu in miner.specs.gpus)
     first = whole(request_of(alice, kind=LeaseKind.PROBE))
@@ -75,14 +74,14 @@ async def test_the_first_is_the_whole_machine_and_becomes_a_probes(
 
 
 async def test_the_next_is_like_the_last_lease_and_nobody_elses(
-    miner: Any, alice: Owner, bob: Owner, request_of: Any, until: Any
+    miner: Any, alice: Owner, bob: Owner, request_of: Any
 ) -> None:
     identities = set()
     for owner in (alice, bob, alice):
         granted = await miner.manager.allocate(request_of(owner, gpus=1))
         identities.add((granted.lease.lease_id, granted.info.host_key))
         await miner.manager.deallocate(owner)
-        await until(lambda: miner.manager.is_ready)
+        await until_async(lambda: miner.manager.is_ready)
         ready = waiting(miner)
         assert ready.limits == granted.lease.limits
         assert SessionKey.from_private_openssh(ready.host_key).fingerprint != granted.info.host_key
@@ -103,14 +102,14 @@ async def test_for_another_machine_it_makes_way_first(miner: Any, alice: Owner, 
 
 
 async def test_a_customer_who_takes_over_from_a_probe_gets_a_machine_of_its_own(
-    miner: Any, alice: Owner, bob: Owner, request_of: Any, until: Any
+    miner: Any, alice: Owner, bob: Owner, request_of: Any
 ) -> None:
     probe = await miner.manager.allocate(whole(request_of(alice, kind=LeaseKind.PROBE)))
     granted = await miner.manager.allocate(whole(request_of(bob)))
     assert granted.lease.lease_id != probe.lease.lease_id
     assert granted.lease.limits == probe.lease.limits
     await miner.manager.deallocate(bob)
-    await until(lambda: miner.manager.is_ready)
+    await until_async(lambda: miner.manager.is_ready)
 
 
 async def test_of_two_at_once_one_gets_it(miner: Any, alice: Owner, bob: Owner, request_of: Any) -> None:
@@ -127,10 +126,10 @@ async def test_of_two_at_once_one_gets_it(miner: Any, alice: Owner, bob: Owner, 
 
 
 async def test_it_makes_way_for_whoever_was_faster_than_the_one_who_asked_for_it(
-    miner: Any, alice: Owner, bob: Owner, request_of: Any, until: Any, reserving: threading.Event
+    miner: Any, alice: Owner, bob: Owner, request_of: Any, reserving: threading.Event
 ) -> None:
     asking = asyncio.create_task(miner.manager.allocate(whole(request_of(alice))))
-    await until(lambda: not miner.manager.is_ready)
+    await until_async(lambda: not miner.manager.is_ready)
     miner.runtime.calls.clear()
     await miner.manager.allocate(whole(request_of(bob)))
     # It has the port.
@@ -142,14 +141,14 @@ async def test_it_makes_way_for_whoever_was_faster_than_the_one_who_asked_for_it
     assert refused.value.reason is Refusal.BUSY
     assert not miner.manager.is_ready
     await miner.manager.deallocate(bob)
-    await until(lambda: miner.manager.is_ready)
+    await until_async(lambda: miner.manager.is_ready)
 
 
 async def test_no_second_one_is_made_while_one_is_asked_for(
-    miner: Any, alice: Owner, request_of: Any, until: Any, reserving: threading.Event
+    miner: Any, alice: Owner, request_of: Any, reserving: threading.Event
 ) -> None:
     asking = asyncio.create_task(miner.manager.allocate(whole(request_of(alice))))
-    await until(lambda: not miner.manager.is_ready)
+    await until_async(lambda: not miner.manager.is_ready)
     # As where the scheduler looks just now.
     assert not miner.manager._machine.standby.is_due
     await miner.manager._machine.stand_ready()
@@ -174,33 +173,33 @@ async def test_one_that_was_not_reserved_after_all_is_the_next_ones(
 
 
 async def test_a_caller_who_goes_while_it_is_reserved_takes_nothing_along(
-    miner: Any, alice: Owner, request_of: Any, until: Any, reserving: threading.Event
+    miner: Any, alice: Owner, request_of: Any, reserving: threading.Event
 ) -> None:
     ready = waiting(miner)
     asking = asyncio.create_task(miner.manager.allocate(whole(request_of(alice))))
-    await until(lambda: not miner.manager.is_ready)
+    await until_async(lambda: not miner.manager.is_ready)
     asking.cancel()
     reserving.set()
-    await until(lambda: miner.states() == [LeaseState.RESERVED])
+    await until_async(lambda: miner.states() == [LeaseState.RESERVED])
     assert (await miner.manager.allocate(whole(request_of(alice)))).lease.lease_id == ready.lease_id
 
 
 async def test_whoever_comes_while_it_is_made_waits_for_it_and_no_longer(
-    tmp_path: Path, miner_type: Any, alice: Owner, request_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, miner_type: Any, alice: Owner, request_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     miner = miner_type(tmp_path, ManualClock(), SecretBox(bytes(32)), stand_ready=True)
     gate, begun, prepare = threading.Event(), threading.Event(), miner.runtime.prepare
 
     def slow(order: MachineOrder) -> bool:
         begun.set()
-        gate.wait(10)
+        gate.wait(DEADLINE_SECONDS)
         return bool(prepare(order))
 
     monkeypatch.setattr(miner.runtime, "prepare", slow)
     await miner.manager.start()
-    await until(begun.is_set)
+    await until_async(begun.is_set)
     asking = asyncio.create_task(miner.manager.allocate(whole(request_of(alice))))
-    await until(lambda: miner.states() == [LeaseState.STARTING] or miner.states() == [LeaseState.RESERVED])
+    await until_async(lambda: miner.states() == [LeaseState.STARTING] or miner.states() == [LeaseState.RESERVED])
     assert miner.runtime.machines == {}
     gate.set()
     granted = await asking
@@ -210,47 +209,47 @@ async def test_whoever_comes_while_it_is_made_waits_for_it_and_no_longer(
 
 
 async def test_one_that_does_not_come_up_is_said_tried_again_and_in_nobodys_way(
-    miner: Any, alice: Owner, request_of: Any, until: Any, caplog: pytest.LogCaptureFixture
+    miner: Any, alice: Owner, request_of: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     await miner.manager.allocate(request_of(alice, gpus=1))
     miner.runtime.fail = {"prepare"}
     await miner.manager.deallocate(alice)
-    await until(lambda: "stand_ready: told to fail: prepare" in caplog.text)
+    await until_async(lambda: "stand_ready: told to fail: prepare" in caplog.text)
     assert (await miner.manager.allocate(request_of(alice, gpus=1))).lease.state is LeaseState.ACTIVE
     await miner.manager.deallocate(alice)
-    await until(lambda: caplog.text.count("told to fail: prepare") == 2)
+    await until_async(lambda: caplog.text.count("told to fail: prepare") == 2)
     end = miner.clock.monotonic() + RETRY_SECONDS
-    await until(lambda: miner.clock.monotonic() > end - 10, passing=miner.clock, step=5)
+    await until_async(lambda: miner.clock.monotonic() > end - 10, passing=miner.clock, step=5)
     assert caplog.text.count("told to fail: prepare") == 2
     miner.runtime.fail = set()
-    await until(lambda: miner.manager.is_ready, passing=miner.clock)
+    await until_async(lambda: miner.manager.is_ready, passing=miner.clock)
     assert miner.clock.monotonic() >= end
     # The limits of the one that failed may have been why.
     assert len(waiting(miner).limits.gpu_uuids) == 3
 
 
 async def test_a_runtime_that_has_none_is_asked_once(
-    tmp_path: Path, miner_type: Any, alice: Owner, request_of: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, miner_type: Any, alice: Owner, request_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[MachineOrder] = []
     monkeypatch.setattr(FakeRuntime, "prepare", lambda runtime, order: asked.append(order))
     miner = miner_type(tmp_path, ManualClock(), SecretBox(bytes(32)), stand_ready=True)
     await miner.manager.start()
-    await until(lambda: asked)
+    await until_async(lambda: asked)
     for _ in range(2):
         await miner.manager.allocate(request_of(alice))
         await miner.manager.deallocate(alice)
     end = miner.clock.monotonic() + 2 * RETRY_SECONDS
-    await until(lambda: miner.clock.monotonic() > end, passing=miner.clock, step=30)
+    await until_async(lambda: miner.clock.monotonic() > end, passing=miner.clock, step=30)
     assert len(asked) == 1
     await miner.close()
 
 
-async def test_none_is_made_unless_it_is_wanted(tmp_path: Path, miner_type: Any, until: Any) -> None:
+async def test_none_is_made_unless_it_is_wanted(tmp_path: Path, miner_type: Any) -> None:
     miner = miner_type(tmp_path, ManualClock(), SecretBox(bytes(32)))
     await miner.manager.start()
     end = miner.clock.monotonic() + 2 * RETRY_SECONDS
-    await until(lambda: miner.clock.monotonic() > end, passing=miner.clock, step=30)
+    await until_async(lambda: miner.clock.monotonic() > end, passing=miner.clock, step=30)
     assert "prepare" not in miner.runtime.calls
     await miner.close()
 
@@ -261,10 +260,10 @@ async def test_a_miner_that_ends_takes_it_down(miner: Any) -> None:
     assert miner.runtime.prepared == {}
 
 
-async def test_an_end_does_not_fail_for_it(tmp_path: Path, miner_type: Any, until: Any) -> None:
+async def test_an_end_does_not_fail_for_it(tmp_path: Path, miner_type: Any) -> None:
     miner = miner_type(tmp_path, ManualClock(), SecretBox(bytes(32)), stand_ready=True)
     await miner.manager.start()
-    await until(lambda: miner.manager.is_ready)
+    await until_async(lambda: miner.manager.is_ready)
     miner.runtime.fail = {"stop"}
     await miner.close()
     assert miner.runtime.calls[-1] == "stop"
@@ -283,9 +282,9 @@ async def test_putting_things_in_order_begins_with_it(miner: Any) -> None:
     assert not miner.manager.is_ready
 
 
-async def test_a_restart_of_the_miner_makes_another(miner: Any, until: Any) -> None:
+async def test_a_restart_of_the_miner_makes_another(miner: Any) -> None:
     ready = waiting(miner)
     again = await miner.again()
-    await until(lambda: again.manager.is_ready)
+    await until_async(lambda: again.manager.is_ready)
     assert waiting(again).lease_id != ready.lease_id
     await again.close()

@@ -13,6 +13,7 @@ from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Owner
 from compute.miner.runtimes.base import Phase
 from compute.wire.keys import SessionKey
+from tests.waiting import until_async
 
 
 def is_running(miner: Any, lease_id: str) -> bool:
@@ -23,7 +24,7 @@ def is_running(miner: Any, lease_id: str) -> bool:
 @pytest.mark.parametrize("paused", [False, True])
 @pytest.mark.parametrize("phase", [Phase.DEAD, Phase.ABSENT])
 async def test_a_machine_that_goes_down_is_brought_back(
-    miner: Any, alice: Owner, request_of: Any, until: Any, phase: Phase, paused: bool
+    miner: Any, alice: Owner, request_of: Any, phase: Phase, paused: bool
 ) -> None:
     granted = await miner.manager.allocate(request_of(alice))
     lease_id = granted.lease.lease_id
@@ -34,36 +35,36 @@ async def test_a_machine_that_goes_down_is_brought_back(
     else:
         del miner.runtime.machines[lease_id]
     miner.clock.advance(WATCH_SECONDS)
-    await until(lambda: is_running(miner, lease_id) and miner.states() == [LeaseState.ACTIVE])
+    await until_async(lambda: is_running(miner, lease_id) and miner.states() == [LeaseState.ACTIVE])
     assert (await miner.manager.allocate(request_of(alice))).info == granted.info
 
 
 async def test_a_machine_that_does_not_come_back_is_a_lease_that_failed(
-    miner: Any, alice: Owner, request_of: Any, until: Any
+    miner: Any, alice: Owner, request_of: Any
 ) -> None:
     await miner.manager.allocate(request_of(alice))
     (machine,) = miner.runtime.machines.values()
     machine.phase, miner.runtime.fail = Phase.DEAD, {"restart"}
-    await until(lambda: miner.store.live() == [], passing=miner.clock)
+    await until_async(lambda: miner.store.live() == [], passing=miner.clock)
     assert miner.runtime.machines == {}
     assert miner.store.history()[-1].reason == "told to fail: restart"
 
 
-async def test_what_is_well_is_only_looked_at(miner: Any, alice: Owner, request_of: Any, until: Any) -> None:
+async def test_what_is_well_is_only_looked_at(miner: Any, alice: Owner, request_of: Any) -> None:
     await miner.manager.allocate(request_of(alice))
     miner.runtime.calls.clear()
-    await until(lambda: len(miner.runtime.calls) > 2, passing=miner.clock)
+    await until_async(lambda: len(miner.runtime.calls) > 2, passing=miner.clock)
     assert set(miner.runtime.calls) == {"list", "renew"}
 
 
-async def test_where_there_is_no_lease_no_machine_is_asked_for(miner: Any, until: Any) -> None:
+async def test_where_there_is_no_lease_no_machine_is_asked_for(miner: Any) -> None:
     miner.runtime.calls.clear()
-    await until(lambda: len(miner.runtime.calls) > 5, passing=miner.clock)
+    await until_async(lambda: len(miner.runtime.calls) > 5, passing=miner.clock)
     assert set(miner.runtime.calls) == {"renew"}
 
 
 async def test_a_runtime_that_goes_away_costs_no_lease(
-    miner: Any, alice: Owner, bob: Owner, request_of: Any, until: Any, caplog: pytest.LogCaptureFixture
+    miner: Any, alice: Owner, bob: Owner, request_of: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     granted = await miner.manager.allocate(request_of(alice))
     miner.runtime.gone = True
@@ -79,17 +80,17 @@ async def test_a_runtime_that_goes_away_costs_no_lease(
     with pytest.raises(LeaseError, match="is leased"):
         await miner.manager.allocate(request_of(bob))
     looks = miner.runtime.calls.count("list") + 3
-    await until(lambda: miner.runtime.calls.count("list") > looks, passing=miner.clock)
+    await until_async(lambda: miner.runtime.calls.count("list") > looks, passing=miner.clock)
     assert caplog.text.count("cannot be looked after") == 1
     miner.runtime.gone = False
-    await until(lambda: miner.states() == [LeaseState.ACTIVE], passing=miner.clock)
+    await until_async(lambda: miner.states() == [LeaseState.ACTIVE], passing=miner.clock)
     (machine,) = miner.runtime.machines.values()
     assert (machine.order.lease_id, machine.endpoint.port) == (granted.lease.lease_id, granted.info.port)
     # The change that was lost on the way is made up for.
     assert machine.order.authorized_keys == (fresh,)
 
 
-async def test_a_lost_pause_is_what_the_machine_says(miner: Any, alice: Owner, request_of: Any, until: Any) -> None:
+async def test_a_lost_pause_is_what_the_machine_says(miner: Any, alice: Owner, request_of: Any) -> None:
     await miner.manager.allocate(request_of(alice))
     (machine,) = miner.runtime.machines.values()
     miner.runtime.gone = True
@@ -98,7 +99,7 @@ async def test_a_lost_pause_is_what_the_machine_says(miner: Any, alice: Owner, r
     # It had been done, but the answer never came.
     machine.phase = Phase.PAUSED
     miner.runtime.gone = False
-    await until(lambda: miner.states() == [LeaseState.PAUSED], passing=miner.clock)
+    await until_async(lambda: miner.states() == [LeaseState.PAUSED], passing=miner.clock)
 
 
 async def test_keys_that_cannot_be_written_again_cost_no_lease(

@@ -22,6 +22,7 @@ from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine
 from compute.miner.runtimes.docker_options import DockerSettings
 from compute.wire.keys import SessionKey
+from tests.waiting import DEADLINE_SECONDS
 
 
 @dataclass
@@ -48,7 +49,7 @@ class EngineStub:
 
     def answer(self, method: str, path: str, query: dict[str, str], body: bytes) -> tuple[int, Any]:
         if self.silent is not None:
-            self.silent.wait(10)
+            self.silent.wait(DEADLINE_SECONDS)
         if self.nonsense is not None:
             return 200, self.nonsense
         path = re.sub(r"^/v[\d.]+", "", path)

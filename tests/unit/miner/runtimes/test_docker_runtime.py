@@ -16,6 +16,7 @@ from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine, EngineGone
 from compute.miner.runtimes.docker_options import DockerSettings
 from compute.wire.keys import SessionKey
+from tests.waiting import DEADLINE_SECONDS
 
 
 def test_starting_is_create_start_files(runtime: DockerRuntime, stub: Any, check: Any, order: LeaseOrder) -> None:
@@ -295,7 +296,7 @@ def test_a_machine_that_stands_ready_gets_its_files_when_it_gets_its_renter(
     endpoint = runtime.start(order)
     assert stub.calls == ["rename", "attach"]
     assert stub.only()["Name"] == "ssh-container"
-    assert order.host_key.encode() in stub.fed.get(timeout=10)
+    assert order.host_key.encode() in stub.fed.get(timeout=DEADLINE_SECONDS)
     # From now on it is one like all others.
     assert runtime.start(order) == endpoint
     assert stub.calls == ["rename", "attach"]

@@ -14,6 +14,7 @@ import pytest
 from compute.base.errors import RuntimeFailure
 from compute.miner.runtimes.docker_engine import wait_for_sshd
 from compute.wire.keys import SessionKey
+from tests.waiting import DEADLINE_SECONDS
 
 KEY = SessionKey.generate()
 
@@ -40,7 +41,7 @@ class Server:
                     transport.add_server_key(key)
                     with contextlib.suppress(paramiko.SSHException, EOFError):
                         transport.start_server(server=paramiko.ServerInterface())
-                    transport.join(10)
+                    transport.join(DEADLINE_SECONDS)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield server
         # Wakes the accept.
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(DEADLINE_SECONDS)
 
 
 @pytest.mark.parametrize("server", [0, 2], indirect=True)
@@ -98,4 +99,4 @@ def test_a_server_that_stays_silent_is_given_up(banner: bytes) -> None:
         thread.start()
         with pytest.raises(RuntimeFailure, match=r"did not answer within 0\.2 s"):
             wait_for_sshd("127.0.0.1", port, KEY.fingerprint, within_seconds=0.2, still_alive=lambda: True)
-        thread.join(10)
+        thread.join(DEADLINE_SECONDS)
