@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -36,8 +38,27 @@ def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, stdout, stderr
 
 
-@pytest.mark.parametrize("name", ["miner", "validator"])
-@pytest.mark.parametrize("module", [True, False])
+Ask = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
+    """What a program's ``main`` ends with and says, in a working directory, without the seconds of a process."""
+
+    def ask(name: str, *options: str, cwd: Path = tmp_path) -> tuple[int, str, str]:
+        monkeypatch.chdir(cwd)
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("BT_")}
+        with mock.patch.dict(os.environ, inherited, clear=True):
+            try:
+                code = importlib.import_module(f"neurons.{name}").main(options)
+            except SystemExit as leaving:
+                code = int(leaving.code or 0)
+        return (code, *capsys.readouterr())
+
+    return ask
+
+
+@pytest.mark.parametrize(("name", "module"), [("miner", True), ("validator", False)])
 def test_help_is_quick_and_teaches(name: str, module: bool, tmp_path: Path) -> None:
     code, stdout, _ = outcome(neuron(name, "--help", cwd=tmp_path, module=module))
     assert code == 0
@@ -90,39 +111,39 @@ def test_without_an_engine_the_docker_runtime_says_what_else_there_is(
     assert "--miner.runtime local" in stderr
 
 
-def test_status_needs_no_chain(tmp_path: Path) -> None:
-    code, stdout, stderr = outcome(neuron("validator", "--status", cwd=tmp_path))
+def test_status_needs_no_chain(ask: Ask) -> None:
+    code, stdout, stderr = ask("validator", "--status")
     assert (code, stdout) == (0, "")
     assert "has not finished a round" in stderr
-    code, stdout, _ = outcome(neuron("validator", "--status", "--json", cwd=tmp_path))
+    code, stdout, _ = ask("validator", "--status", "--json")
     assert (code, stdout.strip()) == (0, "[]")
-    code, stdout, _ = outcome(neuron("miner", "--status", cwd=tmp_path))
+    code, stdout, _ = ask("miner", "--status")
     assert code == 0
     assert "lease" in stdout
 
 
 def test_the_file_env_of_the_working_directory_is_read_and_the_environment_wins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Ask
 ) -> None:
     (tmp_path / ".env").write_text("SQLITE_DB_PATH=by-file.db\nWANDB_API_KEY=\n")
     monkeypatch.delenv("SQLITE_DB_PATH", raising=False)
-    code, _, stderr = outcome(neuron("validator", "--status", cwd=tmp_path))
+    code, _, stderr = ask("validator", "--status")
     assert code == 0
     assert "by-file.db" in stderr
     monkeypatch.setenv("SQLITE_DB_PATH", "by-environment.db")
-    _, _, stderr = outcome(neuron("validator", "--status", cwd=tmp_path))
+    _, _, stderr = ask("validator", "--status")
     assert "by-environment.db" in stderr
     # Not of a folder above: that is another project's.
     (tmp_path / "below").mkdir()
     monkeypatch.delenv("SQLITE_DB_PATH")
-    _, _, stderr = outcome(neuron("validator", "--status", cwd=tmp_path / "below"))
+    _, _, stderr = ask("validator", "--status", cwd=tmp_path / "below")
     assert "by-file.db" not in stderr
 
 
 @pytest.mark.parametrize("name", ["miner", "validator", "register"])
-def test_a_file_env_that_is_no_text_is_exit_code_2(name: str, tmp_path: Path) -> None:
+def test_a_file_env_that_is_no_text_is_exit_code_2(name: str, tmp_path: Path, ask: Ask) -> None:
     (tmp_path / ".env").write_bytes(b"WANDB_API_KEY=\xff\xfe")
-    code, _, stderr = outcome(neuron(name, "--help", cwd=tmp_path))
+    code, _, stderr = ask(name, "--help")
     assert code == 2
     assert f"{tmp_path}/.env cannot be read" in stderr
     assert "Traceback" not in stderr
@@ -151,8 +172,8 @@ def test_ctrl_c_at_the_very_start_leaves_no_traceback(tmp_path: Path, silent: st
 def test_sigterm_stops_cleanly_even_while_connecting(tmp_path: Path, silent: str) -> None:
     process = neuron("validator", *make_wallet(tmp_path), "--subtensor.chain_endpoint", silent, cwd=tmp_path)
     assert process.stderr is not None
-    while "validator starts" not in process.stderr.readline():
-        assert process.poll() is None
+    while "validator starts" not in (line := process.stderr.readline()):
+        assert line, "it ended"
     process.send_signal(signal.SIGTERM)
     code, _, stderr = outcome(process)
     assert code == 0
