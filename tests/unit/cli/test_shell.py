@@ -106,6 +106,12 @@ def test_a_mistake_is_explained_and_the_shell_goes_on(world: Any, lines: list[st
     assert "nobody is penalized" in ran.stderr
 
 
+def test_an_empty_line_does_nothing(world: Any) -> None:
+    world.type("a", "", "", "", "  ", "list_a")
+    assert world.keyboard.questions[3:] == ["register> "] * 4
+    assert len(world.service.grants()) == 1
+
+
 def test_the_end_of_input_in_a_question_ends_it(world: Any) -> None:
     ran = world.type("a")
     assert ran.code == 0
