@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -51,6 +52,11 @@ class Notice:
     at: float
     rental: str
     details: str = ""
+
+    @classmethod
+    def new(cls, kind: NoticeKind, hotkey: str, rental: str, at: float, details: str) -> Notice:
+        """A notice with an id of its own."""
+        return cls(uuid.uuid4().hex, kind, hotkey, at, rental, details)
 
     def body(self, now: float) -> bytes:
         """The JSON that is sent at ``now`` (Unix seconds)."""

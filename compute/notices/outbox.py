@@ -1,17 +1,13 @@
-"""Notices that have not arrived yet, in SQLite: they survive a restart, and a receiver that is away for days.
-
-So does what is known of the rentals: one that ends while nobody watches is told when somebody does again.
-"""
+"""Notices that have not arrived yet, in SQLite: they survive a restart, and a receiver that is away for days."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import sqlite3
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from compute.base.store import Database
 from compute.notices.notice import Notice, NoticeKind, Topic
-from compute.notices.rentals import Known, Seen, changes
 
 FIRST_PAUSE_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 3600.0
@@ -29,6 +25,8 @@ _SCHEMA = (
         rental TEXT PRIMARY KEY, hotkey TEXT NOT NULL, misses INTEGER NOT NULL, told_offline INTEGER NOT NULL
     )
     """,
+    # What it held is in the validator's table "rental" by now: FactStore is made first.
+    "DROP TABLE IF EXISTS notice_rental",
 )
 
 
@@ -52,38 +50,17 @@ class Outbox:
         database.migrate("notices", _SCHEMA)
         self._database = database
 
-    def observe(
-        self,
-        seen: Sequence[Seen],
-        now: float,
-        topics: Collection[Topic],
-        why_ended: Mapping[str, str] = MappingProxyType({}),
-    ) -> list[Notice]:
-        """Take note of all rentals as they are at ``now``, and why some have ended; returns what is new.
-
-        New notices are kept until they are delivered, as far as their topic is one of ``topics``.
-        """
-        rows = self._database.query("SELECT * FROM notice_rental")
-        known = {row["rental"]: Known(row["hotkey"], row["misses"], bool(row["told_offline"])) for row in rows}
-        following, notices = changes(known, seen, now, why_ended)
-        if following == known:
-            return []
-        with self._database.transaction() as connection:
-            connection.execute("DELETE FROM notice_rental")
-            connection.executemany(
-                "INSERT INTO notice_rental VALUES (?, ?, ?, ?)",
-                [(rental, item.hotkey, item.misses, item.told_offline) for rental, item in following.items()],
-            )
-            connection.executemany(
-                "INSERT INTO notice (notice_id, kind, channel, hotkey, at, rental, details, next_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (n.notice_id, n.kind.value, n.kind.topic.value, n.hotkey, n.at, n.rental, n.details, n.at)
-                    for n in notices
-                    if n.kind.topic in topics
-                ],
-            )
-        return notices
+    def put(self, connection: sqlite3.Connection, notices: Sequence[Notice], topics: Collection[Topic]) -> None:
+        """Within a transaction, keep those of ``notices`` whose topic is one of ``topics`` until they are delivered."""
+        connection.executemany(
+            "INSERT INTO notice (notice_id, kind, channel, hotkey, at, rental, details, next_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (n.notice_id, n.kind.value, n.kind.topic.value, n.hotkey, n.at, n.rental, n.details, n.at)
+                for n in notices
+                if n.kind.topic in topics
+            ],
+        )
 
     def due(self, now: float, topics: Collection[Topic], limit: int = 100) -> list[QueuedNotice]:
         """What is to be tried at ``now``, oldest first."""

@@ -106,7 +106,7 @@ def explain(
         *_registration(score),
         *(_specs(fact) for fact in [specs.get(hotkey)] if fact is not None),
         *_proofs(facts, hotkey, config),
-        *(Event(fact.kind.value, fact.at, fact.block, fact.detail) for fact in facts.events(hotkey)),
+        *(Event(fact.kind.value, fact.at, fact.block, fact.detail) for fact in facts.rentals.events(hotkey)),
         *(_rental(rental, score) for rental in rentals if rental.hotkey == hotkey),
         *(_penalty(penalty) for penalty in penalties if penalty.hotkey == hotkey),
         *_scoring(score, scored_at),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from compute import __version__, __version_as_int__
@@ -22,8 +22,7 @@ from compute.incentive.config import load_config
 from compute.notices.delivery import Delivery
 from compute.notices.notice import urls_from
 from compute.notices.outbox import Outbox
-from compute.notices.rentals import Seen
-from compute.rental.evidence import Rental, RentalEvidence
+from compute.rental.evidence import RentalEvidence
 from compute.rental.keeper import RentalKeeper
 from compute.rental.records import RenterStore
 from compute.rental.remote import SshRemote
@@ -75,13 +74,6 @@ def run(
         outbox = Outbox(database)
         versions = VersionFile(options.version_file, database, clock)
 
-        def watched(rentals: Sequence[Rental], alive: Collection[Rental], changes: Mapping[str, str]) -> None:
-            # The host key was made for this lease alone, and so names it.
-            seen = [Seen(rental.host_key, rental.hotkey, rental in alive) for rental in rentals]
-            why_ended = {lease: f"ended, as its hardware has changed: {change}" for lease, change in changes.items()}
-            for notice in outbox.observe(seen, clock.now(), urls, why_ended):
-                logger.info("notice", extra={"hotkey": notice.hotkey, "status": notice.kind.value})
-
         async def content() -> dict[str, Any]:
             return validator_content(own_hotkey, options, miner_rows(facts), evidence.penalized())
 
@@ -116,7 +108,7 @@ def run(
                 penalized=evidence.penalized,
                 host_keys=SshRemote(),
                 verify=verify_signature,
-                watched=watched,
+                notify=functools.partial(outbox.put, topics=urls),
                 keeper=RentalKeeper(renter, clock),
             ),
             config=config,

@@ -172,7 +172,7 @@ class Prover:
         """
         histories = self._facts.histories()
         specs = self._facts.specs()
-        leased = self._facts.leased()
+        rentals = self._facts.rentals.by_hotkey()
         now = self._clock.now()
         found = []
         for neuron in free:
@@ -181,7 +181,7 @@ class Prover:
                 continue
             machine = machine_of(fact.specs)
             claim = claim_of(machine, self._config.aliases) if machine is not None else None
-            changed = leased.get(neuron.hotkey)
+            changed_at = (row.differs_since for row in rentals.get(neuron.hotkey, ()) if row.change is not None)
             why = due(
                 histories.get(neuron.hotkey, VerdictHistory()),
                 claim if fact.reason is ProofReason.OK else None,
@@ -191,7 +191,7 @@ class Prover:
                 now=now,
                 interval_blocks=self._interval_blocks,
                 rounds=self._config.rounds,
-                changed_at_block=(changed.differs_since or 0) if changed is not None and changed.change else 0,
+                changed_at_block=max((block for block in changed_at if block is not None), default=0),
             )
             if why is None or (why is Due.ROUTINE and not self._may_begin(lane, neuron.hotkey, now)):
                 continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -17,8 +18,20 @@ from compute.base.errors import CallError, LeaseError, SshError
 from compute.base.reasons import ProofReason
 from compute.chain.access_lists import MINIMAL_STAKE, AccessLists
 from compute.chain.subtensor import Metagraph, Neuron
+from compute.notices.notice import Notice
 from compute.rental.evidence import Rental
-from compute.validator.store import Event, EventKind, FactStore, LeasedMachine, SpecsFact
+from compute.validator.rental_table import RentalEvent, RentalEventKind
+from compute.validator.rentals import (
+    Key,
+    Look,
+    RentalRow,
+    RentalSource,
+    after_own_look,
+    after_receipts_look,
+    counting,
+    hardware_changed,
+)
+from compute.validator.store import FactStore, SpecsFact
 from compute.wire.keys import fingerprint
 from compute.wire.receipts import Receipt, ReceiptError, check
 from compute.wire.signing import Verifier
@@ -33,7 +46,7 @@ Uid = Callable[[str], int | None]
 
 
 class Keeper(Protocol):
-    """Acts as the owner of our rentals; ``renter.keeper.RentalKeeper`` is the real one."""
+    """Acts as the owner of our rentals; ``rental.keeper.RentalKeeper`` is the real one."""
 
     async def renew(self, alive: Collection[Rental]) -> None:
         """Keep the receipts of these rentals fresh. Raises StoreError."""
@@ -46,15 +59,15 @@ class Keeper(Protocol):
 class Leases:
     """This validator's own renting, read anew at every use, and how to check that a rental lives.
 
-    ``watched`` is told after every look; what it raises is an error of that duty. ``verify`` checks the signatures of
-    receipts; without a ``keeper`` nothing is done to our own rentals.
+    ``notify`` keeps the notices for the operator, in the transaction that writes down that they were told. ``verify``
+    checks the signatures of receipts; without a ``keeper`` nothing is done to our own rentals.
     """
 
     rentals: Callable[[], Sequence[Rental]]
     penalized: Callable[[], Collection[str]]
     host_keys: HostKeys
     verify: Verifier
-    watched: Watched = lambda rentals, alive, changes: None
+    notify: Callable[[sqlite3.Connection, Sequence[Notice]], object] = lambda connection, notices: None
     keeper: Keeper | None = None
 
 
@@ -76,17 +89,8 @@ def objection(
     return None
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What was found when this receipt was looked at; ``problem`` None: it is evidence."""
-
-    receipt: Receipt
-    at: float
-    problem: str | None
-
-
 class RentedMachines:
-    """What is known of rentals. All methods belong to one event loop."""
+    """Which machines are rented, by the table ``rental``. All methods belong to one event loop."""
 
     def __init__(
         self,
@@ -107,11 +111,9 @@ class RentedMachines:
         self._clock = clock
         self._uid = uid
         self._on_rented = on_rented
-        self._own: dict[str, Rental] = {}
-        self._looks: dict[str, _Look] = {}
-        self._others: dict[str, Receipt] = {}
-        self._own_seen = self._others_seen = False
-        self._told: dict[str, str] | None = None
+        # When each receipt was last looked at, and what was found; of the oldest uid first.
+        self._looks: dict[str, Look] = {}
+        self._looked_at: set[RentalSource] = set()
 
     # --- what is known ------------------------------------------------------------------------------------------
 
@@ -120,30 +122,25 @@ class RentedMachines:
 
         A machine that has become another during its lease is not among them.
         """
-        changed = {machine.host_key for machine in self._facts.leased().values() if machine.change is not None}
-        return {hotkey: who for hotkey, (host_key, who) in self._all().items() if host_key not in changed}
+        rows = self._facts.rentals.rows()
+        changed = hardware_changed(rows.values())
+        counted = self._counting(rows)
+        return {hotkey: row.validator for hotkey, row in counted.items() if row.host_key not in changed}
 
-    def _all(self) -> dict[str, tuple[str, str]]:
-        """By hotkey the lease's host key, and who rents; one host key counts once, for ours or else the oldest uid."""
-        now = self._clock.now()
-        found = {hotkey: (rental.host_key, self._own_hotkey) for hotkey, rental in self._own.items()}
-        taken = {host_key for host_key, _ in found.values()}
-        for hotkey, receipt in self._others.items():
-            if hotkey not in found and receipt.host_key not in taken and receipt.until > now:
-                found[hotkey] = (receipt.host_key, receipt.validator)
-                taken.add(receipt.host_key)
-        return found
+    def _counting(self, rows: Mapping[Key, RentalRow]) -> dict[str, RentalRow]:
+        return counting(rows.values(), self._looks, self._clock.now())
 
     # --- looking ------------------------------------------------------------------------------------------------
 
     async def watch_own(self, block: int) -> None:
         """See which of our own rentals are alive."""
         rentals = self._leases.rentals()
-        changes = self._changes()
-        still_alive = await alive(rentals, self._leases.host_keys)
-        self._own, self._own_seen = {rental.hotkey: rental for rental in still_alive}, True
-        self._note(block)
-        self._leases.watched(rentals, still_alive, changes)
+        answering = await alive(rentals, self._leases.host_keys)
+        held = dict.fromkeys(map(_key, rentals), False) | dict.fromkeys(map(_key, answering), True)
+        rows = self._facts.rentals.rows()
+        changed, notices = after_own_look(rows, held, self._own_hotkey, self._clock.now())
+        self._looked_at.add(RentalSource.OWN)
+        self._write(rows, changed, block, notices)
 
     async def look_at_receipts(self, metagraph: Metagraph) -> None:
         """See which machines that show a receipt are rented indeed: new receipts at once, others when it is time."""
@@ -157,14 +154,14 @@ class RentedMachines:
             if machine is not None and machine.receipt is not None and neuron.is_serving:
                 shown[neuron.hotkey] = machine.receipt
         due: dict[str, Rental] = {}
-        looks: dict[str, _Look] = {}
+        looks: dict[str, Look] = {}
         for hotkey, receipt in shown.items():
             neuron, before = metagraph.by_hotkey[hotkey], self._looks.get(hotkey)
             if before is not None and before.receipt == receipt and now - before.at < LOOK_SECONDS:
                 looks[hotkey] = before
                 continue
             problem = self._objection(receipt, neuron, metagraph, now)
-            looks[hotkey] = _Look(receipt, now, problem)
+            looks[hotkey] = Look(receipt, now, problem)
             if problem is None:
                 due[hotkey] = Rental(hotkey, neuron.ip, receipt.port, receipt.host_key, is_paused=False)
         answering = await alive(list(due.values()), self._leases.host_keys)
@@ -177,9 +174,9 @@ class RentedMachines:
                 details = {"uid": self._uid(hotkey), "signed_by": look.receipt.validator, "detail": look.problem}
                 logger.info("a receipt proves nothing", extra=details)
         self._looks = looks
-        self._others = {hotkey: looks[hotkey].receipt for hotkey in shown if looks[hotkey].problem is None}
-        self._others_seen = True
-        self._note(metagraph.block)
+        rows = self._facts.rentals.rows()
+        self._looked_at.add(RentalSource.RECEIPT)
+        self._write(rows, after_receipts_look(rows, looks, self._clock.now()), metagraph.block)
 
     def _objection(self, receipt: Receipt, neuron: Neuron, metagraph: Metagraph, now: float) -> str | None:
         try:
@@ -188,26 +185,37 @@ class RentedMachines:
             return str(error)
         return objection(receipt, neuron, metagraph, self._own_hotkey, self._lists, now)
 
-    def _note(self, block: int) -> None:
-        """Tell, and write down, which machines have been rented or become free since the last look."""
-        if not (self._own_seen and self._others_seen):
-            # After a start only half of the rentals are known: the other half is not free for that.
-            return
-        if self._told is None:
-            self._told = self._facts.rented_last()
-        current = {hotkey: f"through {who}" for hotkey, (_, who) in self._all().items()}
-        now = self._clock.now()
-        for hotkey in self._told.keys() | current.keys():
-            who, before = current.get(hotkey), self._told.get(hotkey)
-            if who == before:
-                continue
-            kind = EventKind.FREE if who is None else EventKind.RENTED
-            event = "rented machine is gone, or given back" if who is None else "rented machine is alive"
-            logger.info(event, extra={"uid": self._uid(hotkey), "detail": who or before})
-            self._facts.record_event(Event(hotkey, now, block, kind, who or ""))
-            if who is not None:
-                self._on_rented(hotkey)
-        self._told = current
+    def _write(
+        self, before: Mapping[Key, RentalRow], changed: Iterable[RentalRow], block: int, notices: Sequence[Notice] = ()
+    ) -> None:
+        """Write down what has changed, and tell which machines have been rented or become free since the last look."""
+        rows = {**before, **{row.key: row for row in changed}}
+        events: list[RentalEvent] = []
+        told = {row.hotkey: row.told_rented for row in rows.values() if row.told_rented is not None}
+        # After a start only half of the rentals are known: the other half is not free for that.
+        if self._looked_at == set(RentalSource):
+            counted, now = self._counting(rows), self._clock.now()
+            through = {hotkey: f"through {row.validator}" for hotkey, row in counted.items()}
+            for hotkey in told.keys() | through.keys():
+                if told.get(hotkey) != through.get(hotkey):
+                    kind = RentalEventKind.RENTED if hotkey in through else RentalEventKind.FREE
+                    events.append(RentalEvent(hotkey, now, block, kind, through.get(hotkey, "")))
+            for key, row in rows.items():
+                told_rented = through[row.hotkey] if counted.get(row.hotkey) is row else None
+                if told_rented != row.told_rented:
+                    rows[key] = replace(row, told_rented=told_rented)
+        written = [row for key, row in rows.items() if row is not before.get(key)]
+        if written:
+            self._facts.rentals.write(written, events, lambda connection: self._leases.notify(connection, notices))
+        for event in events:
+            is_rented = event.kind is RentalEventKind.RENTED
+            words = "rented machine is alive" if is_rented else "rented machine is gone, or given back"
+            details = {"uid": self._uid(event.hotkey), "detail": event.detail or told.get(event.hotkey)}
+            logger.info(words, extra=details)
+            if is_rented:
+                self._on_rented(event.hotkey)
+        for notice in notices:
+            logger.info("notice", extra={"hotkey": notice.hotkey, "status": notice.kind.value})
 
     # --- hardware -----------------------------------------------------------------------------------------------
 
@@ -216,40 +224,42 @@ class RentedMachines:
 
         A difference counts when it has been seen twice, ``interval_blocks`` apart or more, and not gone in between.
         """
-        rented, known = self._all(), self._facts.leased()
-        updates = []
+        rows = self._facts.rentals.rows()
+        counted = self._counting(rows)
+        written: dict[Key, RentalRow] = {}
+        events: list[RentalEvent] = []
         for fact in answers:
-            lease = rented.get(fact.hotkey)
-            if lease is None or fact.specs is None or fact.reason not in (ProofReason.OK, ProofReason.NO_GPU):
+            row = counted.get(fact.hotkey)
+            if row is None or fact.specs is None or fact.reason not in (ProofReason.OK, ProofReason.NO_GPU):
                 continue
-            before = known.get(fact.hotkey)
-            if before is None or before.host_key != lease[0]:
-                updates.append(LeasedMachine(fact.hotkey, lease[0], fact.at, fact.specs))
-            elif before.change is None:
-                after = self._compared(before, fact, interval_blocks)
-                if after != before:
-                    updates.append(after)
-        if updates:
-            self._facts.record_leased(updates)
+            if row.specs is None:
+                # A new baseline replaces that of the lease before.
+                for other in rows.values():
+                    if other.hotkey == row.hotkey and other.specs is not None:
+                        written[other.key] = replace(other, specs=None, differs_since=None, change=None)
+                written[row.key] = replace(row, specs=fact.specs)
+            elif row.change is None:
+                after = self._compared(row, row.specs, fact, interval_blocks)
+                if after != row:
+                    written[row.key] = after
+                if after.change is not None:
+                    kind = RentalEventKind.HARDWARE_CHANGED
+                    events.append(RentalEvent(fact.hotkey, fact.at, fact.block, kind, after.change))
+        if written:
+            self._facts.rentals.write(list(written.values()), events)
 
-    def _compared(self, before: LeasedMachine, fact: SpecsFact, interval_blocks: int) -> LeasedMachine:
-        was, now = machine_of(before.specs), machine_of(fact.specs)
+    def _compared(self, row: RentalRow, baseline: str, fact: SpecsFact, interval_blocks: int) -> RentalRow:
+        was, now = machine_of(baseline), machine_of(fact.specs)
         change = hardware_changes(was, now) if was is not None and now is not None else None
         if change is None:
-            return replace(before, differs_since=None)
-        if before.differs_since is None:
-            return replace(before, differs_since=fact.block)
-        if fact.block - before.differs_since < interval_blocks:
-            return before
-        logger.warning(
-            "a rented machine's hardware has changed", extra={"uid": self._uid(fact.hotkey), "changes": change}
-        )
-        self._facts.record_event(Event(fact.hotkey, fact.at, fact.block, EventKind.HARDWARE_CHANGED, change))
-        return replace(before, change=change)
-
-    def _changes(self) -> Mapping[str, str]:
-        """What has changed during a lease, in words, by the lease's host key."""
-        return {m.host_key: m.change for m in self._facts.leased().values() if m.change is not None}
+            return replace(row, differs_since=None)
+        if row.differs_since is None:
+            return replace(row, differs_since=fact.block)
+        if fact.block - row.differs_since < interval_blocks:
+            return row
+        details = {"uid": self._uid(fact.hotkey), "changes": change}
+        logger.warning("a rented machine's hardware has changed", extra=details)
+        return replace(row, change=change)
 
     async def keep_own(self) -> None:
         """End those of our rentals whose hardware has changed, and keep the receipts of the others fresh.
@@ -260,7 +270,8 @@ class RentedMachines:
         keeper = self._leases.keeper
         if keeper is None:
             return
-        changes = self._changes()
+        rows = self._facts.rentals.rows()
+        changes = hardware_changed(rows.values())
         for rental in self._leases.rentals():
             if rental.host_key not in changes:
                 continue
@@ -271,7 +282,12 @@ class RentedMachines:
                 logger.warning("a lease whose hardware has changed cannot be ended yet: %s", error, extra=details)
             else:
                 logger.warning("lease ended: its hardware has changed", extra=details)
-        await keeper.renew([rental for rental in self._own.values() if rental.host_key not in changes])
+        counted = {row.key for row in self._counting(rows).values() if row.host_key not in changes}
+        await keeper.renew([rental for rental in self._leases.rentals() if _key(rental) in counted])
+
+
+def _key(rental: Rental) -> Key:
+    return rental.hotkey, rental.host_key
 
 
 _SECONDS = 15.0
@@ -279,15 +295,10 @@ _AT_ONCE = 32
 
 
 class HostKeys(Protocol):
-    """Asks an SSH server for its host key; ``renter.remote.SshRemote`` is the real one."""
+    """Asks an SSH server for its host key; ``rental.remote.SshRemote`` is the real one."""
 
     async def host_key_line(self, host: str, port: int, *, timeout_seconds: float) -> str:
         """``TYPE BASE64`` of the key that answers there. Logs nobody in. Raises SshError: none does, in time."""
-
-
-Watched = Callable[[Sequence[Rental], Collection[Rental], Mapping[str, str]], object]
-"""Takes the rentals that were looked at, those of them that are alive, and by host key what has changed of those whose
-lease ends for that."""
 
 
 async def alive(rentals: Sequence[Rental], host_keys: HostKeys) -> set[Rental]:

@@ -15,45 +15,9 @@ from typing import Any
 from compute.base.reasons import SAYS_NOTHING, ProofReason
 from compute.base.store import Database
 from compute.proof.models import DeviceMeasurement, MachineVerdict
+from compute.validator.rental_table import RentalTable
 from compute.validator.row_cache import RowCache, among, at_once, values
-
-_SCHEMA = (
-    """
-    CREATE TABLE specs (
-        hotkey TEXT PRIMARY KEY, at REAL NOT NULL, block INTEGER NOT NULL,
-        reason TEXT NOT NULL, specs TEXT, detail TEXT NOT NULL
-    );
-    CREATE TABLE verdict (
-        id INTEGER PRIMARY KEY, hotkey TEXT NOT NULL, at REAL NOT NULL, block INTEGER NOT NULL, seconds REAL NOT NULL,
-        reason TEXT NOT NULL, claim_gpu TEXT NOT NULL, claim_count INTEGER NOT NULL,
-        gpu TEXT, count INTEGER NOT NULL, tflops16 REAL, devices TEXT NOT NULL, detail TEXT NOT NULL
-    );
-    CREATE INDEX verdict_of_hotkey ON verdict (hotkey, id);
-    CREATE TABLE score (
-        hotkey TEXT PRIMARY KEY, uid INTEGER NOT NULL, at REAL NOT NULL, block INTEGER NOT NULL,
-        total REAL NOT NULL, reason TEXT NOT NULL, breakdown TEXT NOT NULL
-    );
-    CREATE TABLE weights_journal (
-        id INTEGER PRIMARY KEY, at REAL NOT NULL, block INTEGER NOT NULL, state TEXT NOT NULL,
-        weights TEXT NOT NULL, detail TEXT NOT NULL
-    )
-    """,
-    """
-    CREATE TABLE event (
-        id INTEGER PRIMARY KEY, hotkey TEXT NOT NULL, at REAL NOT NULL, block INTEGER NOT NULL,
-        kind TEXT NOT NULL, detail TEXT NOT NULL
-    );
-    CREATE INDEX event_of_hotkey ON event (hotkey, id);
-    CREATE TABLE leased_machine (
-        hotkey TEXT PRIMARY KEY, host_key TEXT NOT NULL, at REAL NOT NULL, specs TEXT NOT NULL,
-        differs_since INTEGER, change TEXT
-    )
-    """,
-    """
-    DROP INDEX verdict_of_hotkey;
-    CREATE INDEX verdict_of_hotkey ON verdict (hotkey, id, reason)
-    """,
-)
+from compute.validator.schema import SCHEMA
 
 # Every hotkey with a verdict, by one step in the index for each: GROUP BY and DISTINCT read all verdicts there are,
 # some hundreds of each hotkey, while the event loop stands still.
@@ -71,7 +35,6 @@ _VERDICT = """
 """
 
 _VERDICTS_KEPT_PER_HOTKEY = 200
-_EVENTS_KEPT_PER_HOTKEY = 200
 _JOURNAL_KEPT = 500
 _ABSENT_KEPT_SECONDS = 7 * 86_400.0
 
@@ -122,44 +85,6 @@ class VerdictHistory:
     proven_failures: int = 0
 
 
-class EventKind(str, Enum):
-    """What happened to a miner's machine besides proofs. The values are the database form.
-
-    The detail of ``RENTED`` says through which validator's hotkey, that of ``HARDWARE_CHANGED`` what changed.
-    """
-
-    RENTED = "rented"
-    FREE = "free"
-    HARDWARE_CHANGED = "hardware_changed"
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to the machine of ``hotkey``, at ``at`` (Unix seconds)."""
-
-    hotkey: str
-    at: float
-    block: int
-    kind: EventKind
-    detail: str
-
-
-@dataclass(frozen=True)
-class LeasedMachine:
-    """What the machine of ``hotkey`` said it was when the lease with this ``host_key`` was first seen.
-
-    ``differs_since`` is the block of the first of all answers since which said something else; ``change`` is what has
-    changed, in words, once that is certain.
-    """
-
-    hotkey: str
-    host_key: str
-    at: float
-    specs: str
-    differs_since: int | None = None
-    change: str | None = None
-
-
 @dataclass(frozen=True)
 class ScoreFact:
     """The score of one hotkey as the last weights used it; ``breakdown`` is plain data for people."""
@@ -197,11 +122,11 @@ class FactStore:
     """The validator's tables. Every method may raise StoreError; every write is one transaction."""
 
     def __init__(self, database: Database) -> None:
-        database.migrate("validator", _SCHEMA)
+        database.migrate("validator", SCHEMA)
         self._database = database
         self._specs = RowCache(database, self._read_specs)
         self._histories = RowCache(database, self._read_histories)
-        self._leased = RowCache(database, self._read_leased)
+        self.rentals = RentalTable(database)
 
     def record_specs(self, facts: Iterable[SpecsFact]) -> None:
         """Replace what is known of these hotkeys' specs; an answer without specs keeps the text of the last with."""
@@ -315,55 +240,6 @@ class FactStore:
             )
         ]
 
-    def record_event(self, event: Event) -> None:
-        """Append an event and forget the oldest beyond what is kept."""
-        with self._database.transaction() as connection:
-            connection.execute(
-                "INSERT INTO event (hotkey, at, block, kind, detail) VALUES (?, ?, ?, ?, ?)",
-                (event.hotkey, event.at, event.block, event.kind.value, event.detail),
-            )
-            connection.execute(
-                "DELETE FROM event WHERE hotkey = ?1 AND id NOT IN"
-                " (SELECT id FROM event WHERE hotkey = ?1 ORDER BY id DESC LIMIT ?2)",
-                (event.hotkey, _EVENTS_KEPT_PER_HOTKEY),
-            )
-
-    def events(self, hotkey: str) -> list[Event]:
-        """All events that are kept of one hotkey, oldest first."""
-        return [
-            Event(row["hotkey"], row["at"], row["block"], EventKind(row["kind"]), row["detail"])
-            for row in self._database.query("SELECT * FROM event WHERE hotkey = ? ORDER BY id", (hotkey,))
-        ]
-
-    def rented_last(self) -> dict[str, str]:
-        """The hotkeys whose last word on the matter is that they are rented, and the detail of that event."""
-        rows = self._database.query(
-            "SELECT hotkey, kind, detail FROM event WHERE id IN"
-            " (SELECT max(id) FROM event WHERE kind IN (?, ?) GROUP BY hotkey)",
-            (EventKind.RENTED.value, EventKind.FREE.value),
-        )
-        return {row["hotkey"]: row["detail"] for row in rows if row["kind"] == EventKind.RENTED.value}
-
-    def record_leased(self, machines: Iterable[LeasedMachine]) -> None:
-        """Replace what is known of the leased machines of these hotkeys."""
-        rows = [(m.hotkey, m.host_key, m.at, m.specs, m.differs_since, m.change) for m in machines]
-        with self._leased.writing([hotkey for hotkey, *_ in rows]) as connection:
-            connection.executemany("INSERT OR REPLACE INTO leased_machine VALUES (?, ?, ?, ?, ?, ?)", rows)
-
-    def leased(self) -> Mapping[str, LeasedMachine]:
-        """The machines as they were when their last lease was first seen, by hotkey."""
-        return self._leased.rows()
-
-    def _read_leased(self, hotkeys: Collection[str] | None) -> dict[str, LeasedMachine]:
-        columns = "hotkey, host_key, at, specs, differs_since, change"
-        which, parameters = among(hotkeys)
-        rows = at_once(
-            self._database,
-            f"SELECT json_group_array(json_array({columns})) FROM leased_machine {which}",  # noqa: S608
-            parameters,
-        )
-        return {row[0]: LeasedMachine(*row) for row in rows}
-
     def measurements(self, hotkey: str) -> dict[int, list[DeviceMeasurement]]:
         """What was measured of each device, by the id of the verdict."""
         rows = self._database.query("SELECT id, devices FROM verdict WHERE hotkey = ?", (hotkey,))
@@ -439,11 +315,10 @@ class FactStore:
         before, hotkeys = now - _ABSENT_KEPT_SECONDS, json.dumps(list(present))
         with self._database.transaction() as connection:
             changes = connection.total_changes
-            for table in ("specs", "event", "leased_machine"):
-                connection.execute(
-                    f"DELETE FROM {table} WHERE at < ? AND hotkey NOT IN (SELECT value FROM json_each(?))",  # noqa: S608
-                    (before, hotkeys),
-                )
+            connection.execute(
+                "DELETE FROM specs WHERE at < ? AND hotkey NOT IN (SELECT value FROM json_each(?))", (before, hotkeys)
+            )
+            self.rentals.forget_absent(connection, present, before)
             connection.execute(
                 f"WITH RECURSIVE {_PROVEN} DELETE FROM verdict WHERE at < ? AND hotkey IN"  # noqa: S608
                 " (SELECT hotkey FROM proven WHERE hotkey NOT IN (SELECT value FROM json_each(?)))",
@@ -451,8 +326,9 @@ class FactStore:
             )
             has_dropped = connection.total_changes > changes
         if has_dropped:
-            for kept in (self._specs, self._histories, self._leased):
-                kept.forget()
+            self._specs.forget()
+            self._histories.forget()
+            self.rentals.forget_cache()
 
 
 def _verdict(columns: Sequence[Any]) -> VerdictFact:

@@ -16,9 +16,8 @@ from aiohttp import web
 from compute.base.clock import ManualClock
 from compute.base.store import Database
 from compute.notices.delivery import Delivery
-from compute.notices.notice import NoticeKind, Topic
+from compute.notices.notice import Notice, NoticeKind, Topic
 from compute.notices.outbox import Outbox
-from compute.notices.rentals import Seen
 
 from .. import web_server
 from ..web_server import Handler
@@ -51,9 +50,15 @@ class Office:
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.outbox = Outbox(Database(":memory:"))
-        self.outbox.observe([Seen("r1", "hk1", True)], self.clock.now(), BOTH)
-        self.outbox.observe([], self.clock.now(), BOTH)
+        self.database = Database(":memory:")
+        self.outbox = Outbox(self.database)
+        self.ended("r1")
+
+    def ended(self, rental: str) -> None:
+        """Another rental has ended."""
+        notice = Notice.new(NoticeKind.DEALLOCATION, "hk1", rental, self.clock.now(), "")
+        with self.database.transaction() as connection:
+            self.outbox.put(connection, [notice], BOTH)
 
     async def send(self, url: str, trust: ssl.SSLContext | None = None, *, seconds: float = 20.0) -> int:
         """One round; returns how many notices still wait."""
@@ -132,8 +137,7 @@ async def test_an_unknown_host_loses_nothing() -> None:
 
 async def test_one_notice_that_is_refused_does_not_hold_up_the_others() -> None:
     office, receiver = Office(), Receiver()
-    office.outbox.observe([Seen("r2", "hk2", True)], office.clock.now(), BOTH)
-    office.outbox.observe([], office.clock.now(), BOTH)
+    office.ended("r2")
 
     async def picky(request: web.Request) -> web.StreamResponse:
         return web.Response(status=400 if receiver.bodies[-1]["uuid"] == "r1" else 204)
@@ -146,8 +150,7 @@ async def test_one_notice_that_is_refused_does_not_hold_up_the_others() -> None:
 
 async def test_a_receiver_that_is_away_is_asked_once_a_round() -> None:
     office, receiver = Office(), Receiver()
-    office.outbox.observe([Seen("r2", "hk2", True)], office.clock.now(), BOTH)
-    office.outbox.observe([], office.clock.now(), BOTH)
+    office.ended("r2")
     receiver.answer = drop
     async with serving(receiver) as url:
         assert await office.send(url) == 2

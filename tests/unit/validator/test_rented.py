@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,15 +12,17 @@ import bittensor
 import pytest
 
 from compute.base.clock import ManualClock
-from compute.base.errors import CallError, CallUnreachable, SshUnreachable
+from compute.base.errors import CallError, CallUnreachable, SshUnreachable, StoreError
 from compute.base.reasons import ProofReason
 from compute.base.store import Database
 from compute.chain.access_lists import AccessLists
 from compute.chain.subtensor import Metagraph
+from compute.notices.notice import Notice, NoticeKind
 from compute.rental.evidence import Rental
 from compute.testing.chain import FakeChain
+from compute.validator.rental_table import RentalEventKind
 from compute.validator.rented import LOOK_SECONDS, Leases, RentedMachines
-from compute.validator.store import EventKind, FactStore, SpecsFact
+from compute.validator.store import FactStore, SpecsFact
 from compute.wire.keys import SessionKey
 from compute.wire.receipts import MAX_SECONDS, Issuer, Receipt
 from compute.wire.signing import verify_signature
@@ -83,7 +86,7 @@ class World:
         self.hosts = Hosts()
         self.rentals: list[Rental] = []
         self.keeper = RecordedKeeper(self.rentals)
-        self.watched: list[tuple[int, int, dict[str, str]]] = []
+        self.notices: list[Notice] = []
         self.lists = AccessLists()
         self.seen: list[str] = []
         self.rented = self.start()
@@ -91,15 +94,12 @@ class World:
     def start(self) -> RentedMachines:
         """A validator's process, on the same database."""
 
-        def watched(rentals: Sequence[Rental], alive: Collection[Rental], changes: Any) -> None:
-            self.watched.append((len(rentals), len(alive), dict(changes)))
-
         leases = Leases(
             rentals=lambda: list(self.rentals),
             penalized=set,
             host_keys=self.hosts,
             verify=verify_signature,
-            watched=watched,
+            notify=lambda connection, notices: self.notices.extend(notices),
             keeper=self.keeper,
         )
         return RentedMachines(
@@ -147,8 +147,8 @@ class World:
         self.chain.height += blocks
         self.clock.advance(12.0 * blocks)
 
-    def events(self, hotkey: str = A) -> list[EventKind]:
-        return [event.kind for event in self.facts.events(hotkey)]
+    def events(self, hotkey: str = A) -> list[RentalEventKind]:
+        return [event.kind for event in self.facts.rentals.events(hotkey)]
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def world() -> World:
 async def test_a_receipt_and_the_machine_behind_it_are_evidence(world: World) -> None:
     world.show(A, world.receipt())
     assert await world.look() == {A: SIGNER.ss58_address}
-    assert world.events() == [EventKind.RENTED]
+    assert world.events() == [RentalEventKind.RENTED]
     await world.look()
     assert world.seen == [A]
 
@@ -215,7 +215,7 @@ async def test_a_receipt_is_over_at_its_end_whatever_still_answers(world: World)
     world.clock.advance(0.01 * DAY)
     assert world.rented.through() == {}
     assert await world.look() == {}
-    assert world.events() == [EventKind.RENTED, EventKind.FREE]
+    assert world.events() == [RentalEventKind.RENTED, RentalEventKind.FREE]
 
 
 async def test_a_receipt_of_the_far_future_is_none(world: World) -> None:
@@ -296,7 +296,7 @@ async def test_a_renewed_receipt_of_the_same_lease_is_no_news(world: World) -> N
     await world.look()
     world.clock.advance(3 * DAY)
     assert await world.look() == {A: SIGNER.ss58_address}
-    assert world.events() == [EventKind.RENTED]
+    assert world.events() == [RentalEventKind.RENTED]
 
 
 async def test_a_restart_is_no_news(world: World) -> None:
@@ -306,9 +306,60 @@ async def test_a_restart_is_no_news(world: World) -> None:
     await world.look()
     world.rented = world.start()
     await world.rented.watch_own(world.chain.height)
-    assert world.events(A) == world.events(B) == [EventKind.RENTED]
+    assert world.events(A) == world.events(B) == [RentalEventKind.RENTED]
     await world.look()
-    assert world.events(A) == world.events(B) == [EventKind.RENTED]
+    assert world.events(A) == world.events(B) == [RentalEventKind.RENTED]
+
+
+async def test_offline_and_back_are_told_across_a_restart(world: World) -> None:
+    rental = world.rent()
+    await world.look()
+    host = world.hosts.keys.pop((rental.ip, rental.port))
+    for _ in range(3):
+        await world.look()
+        world.rented = world.start()
+    world.hosts.keys[rental.ip, rental.port] = host
+    await world.look()
+    assert [notice.kind for notice in world.notices] == [NoticeKind.OFFLINE, NoticeKind.ONLINE]
+    world.rentals.clear()
+    world.rented = world.start()
+    await world.look()
+    assert [notice.kind for notice in world.notices[2:]] == [NoticeKind.DEALLOCATION]
+
+
+async def test_what_could_not_be_written_is_told_again(world: World) -> None:
+    world.rent()
+    await world.look()
+    world.rentals.clear()
+
+    def fails(connection: sqlite3.Connection, notices: Sequence[Notice]) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    leases = world.rented._leases
+    world.rented._leases = replace(leases, notify=fails)
+    with pytest.raises(StoreError):
+        await world.look()
+    assert world.events() == [RentalEventKind.RENTED]
+    world.rented._leases = leases
+    await world.look()
+    assert world.events() == [RentalEventKind.RENTED, RentalEventKind.FREE]
+    assert [notice.kind for notice in world.notices] == [NoticeKind.DEALLOCATION]
+
+
+async def test_the_table_holds_at_most_one_ended_rental_of_a_miner(world: World) -> None:
+    for _ in range(5):
+        world.rentals.clear()
+        world.rent()
+        await world.look()
+        world.show(A, None)
+    world.rentals.clear()
+    await world.look()
+    (row,) = world.facts.rentals.rows().values()
+    assert row.ended is not None
+    for _ in range(5):
+        world.show(B, world.receipt(B))
+        await world.look()
+    assert [len(rows) for rows in world.facts.rentals.by_hotkey().values()] == [1, 2], "one of B's lasts"
 
 
 # --- hardware ---------------------------------------------------------------------------------------------------
@@ -337,8 +388,10 @@ async def test_hardware_that_changes_during_our_lease_ends_it_when_it_was_seen_t
     await world.rented.keep_own()
     assert world.rentals == []
     await world.look()
-    assert world.watched[-1] == (0, 0, {rental.host_key: "GPUs were 2 x NVIDIA L4, now 1 x NVIDIA L4"})
-    assert world.events() == [EventKind.RENTED, EventKind.HARDWARE_CHANGED, EventKind.FREE]
+    (notice,) = world.notices
+    assert (notice.kind, notice.hotkey, notice.rental) == (NoticeKind.DEALLOCATION, A, rental.host_key)
+    assert notice.details == "ended, as its hardware has changed: GPUs were 2 x NVIDIA L4, now 1 x NVIDIA L4"
+    assert world.events() == [RentalEventKind.RENTED, RentalEventKind.HARDWARE_CHANGED, RentalEventKind.FREE]
     assert world.keeper.renewed == [{A}, set(), set()]
 
 

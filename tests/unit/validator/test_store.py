@@ -5,7 +5,9 @@ from pathlib import Path
 from compute.base.reasons import ProofReason
 from compute.base.store import Database
 from compute.proof.models import Claim, DeviceMeasurement, MachineVerdict
-from compute.validator.store import Event, EventKind, FactStore, LeasedMachine, ScoreFact, SpecsFact, WeightsState
+from compute.validator.rental_table import RentalEvent, RentalEventKind
+from compute.validator.rentals import RentalRow, RentalSource
+from compute.validator.store import FactStore, ScoreFact, SpecsFact, WeightsState
 
 L4 = Claim("NVIDIA L4", 1)
 OK = MachineVerdict(
@@ -105,20 +107,31 @@ def test_failures_that_say_nothing_of_the_machine_are_told_apart() -> None:
 def test_events_are_kept_in_order_and_not_for_ever() -> None:
     facts = store()
     for number in range(205):
-        facts.record_event(Event("hk", float(number), number, EventKind.RENTED, f"lease {number}"))
-    facts.record_event(Event("another", 1.0, 1, EventKind.FREE, ""))
-    events = facts.events("hk")
+        facts.rentals.write([], [RentalEvent("hk", float(number), number, RentalEventKind.RENTED, f"lease {number}")])
+    facts.rentals.write([], [RentalEvent("another", 1.0, 1, RentalEventKind.FREE, "")])
+    events = facts.rentals.events("hk")
     assert len(events) == 200
     assert [event.block for event in events] == list(range(5, 205))
-    assert events[-1] == Event("hk", 204.0, 204, EventKind.RENTED, "lease 204")
+    assert events[-1] == RentalEvent("hk", 204.0, 204, RentalEventKind.RENTED, "lease 204")
 
 
-def test_a_leased_machine_is_the_last_leases(tmp_path: Path) -> None:
+RENTAL = RentalRow("a", "SHA256:1", RentalSource.OWN, "us", 1.0, specs="{}")
+
+
+def test_a_rental_survives_a_restart_with_all_its_fields(tmp_path: Path) -> None:
     facts = store(tmp_path / "database.db")
-    facts.record_leased([LeasedMachine("hk", "SHA256:1", 1.0, "{}")])
-    changed = LeasedMachine("hk", "SHA256:1", 1.0, "{}", 500, "GPUs: 8, now 4")
-    facts.record_leased([changed])
-    assert store(tmp_path / "database.db").leased() == {"hk": changed}
+    facts.rentals.write([RENTAL])
+    changed = replace(RENTAL, source=RentalSource.RECEIPT, until=9.0, last_alive=2.0, misses=3, ended=4.0)
+    changed = replace(changed, differs_since=500, change="GPUs: 8, now 4", told_rented="through us", told_offline=True)
+    facts.rentals.write([changed])
+    assert store(tmp_path / "database.db").rentals.rows() == {RENTAL.key: changed}
+
+
+def test_a_rental_that_nothing_asks_for_any_more_is_dropped() -> None:
+    facts = store()
+    facts.rentals.write([RENTAL, replace(RENTAL, hotkey="b", specs=None)])
+    facts.rentals.write([row.over(2.0) for row in facts.rentals.rows().values()])
+    assert facts.rentals.rows() == {RENTAL.key: RENTAL.over(2.0)}
 
 
 def test_the_journal_is_kept_for_some_hundred_vectors() -> None:
@@ -149,23 +162,23 @@ def test_a_database_that_has_been_through_weeks_does_not_grow(tmp_path: Path) ->
 
 def test_every_look_is_what_the_database_says() -> None:
     facts = store()
-    machine = LeasedMachine("a", "SHA256:1", 1.0, "{}")
     writes: list[Callable[[], object]] = [
         lambda: record(facts, "a", OK, FAILED),
         lambda: facts.record_specs([SpecsFact(hotkey, 1.0, 1, ProofReason.OK, "{}", "") for hotkey in ("a", "b")]),
         lambda: facts.record_specs([SpecsFact("a", 2.0, 2, ProofReason.TIMEOUT, None, "slow")]),
         lambda: record(facts, "b", FAILED),
         lambda: record(facts, "a", OK),
-        lambda: facts.record_leased([machine, replace(machine, hotkey="b", host_key="SHA256:2")]),
-        lambda: facts.record_leased([replace(machine, change="GPUs: 8, now 4")]),
+        lambda: facts.rentals.write([RENTAL, replace(RENTAL, hotkey="b").over(2.0)]),
+        lambda: facts.rentals.write([replace(RENTAL, change="GPUs: 8, now 4")]),
         lambda: facts.forget_absent({"a"}, now=1e9),
     ]
     for write in writes:
         write()
         fresh = FactStore(facts._database)
-        for look in (FactStore.specs, FactStore.histories, FactStore.leased):
+        for look in (FactStore.specs, FactStore.histories):
             assert look(facts) == look(fresh)
-    assert set(facts.specs()) == set(facts.histories()) == set(facts.leased()) == {"a"}
+        assert facts.rentals.by_hotkey() == fresh.rentals.by_hotkey()
+    assert set(facts.specs()) == set(facts.histories()) == set(facts.rentals.by_hotkey()) == {"a"}
 
 
 def test_histories_and_forgetting_read_by_index() -> None:
