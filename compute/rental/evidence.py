@@ -1,11 +1,22 @@
-"""What a validator that shares the renter's database may know of its rentals: no secrets needed, none touched."""
+"""What a validator that shares the renter's database may know of its rentals: no secrets needed, none touched.
+
+And the liveness of a rental: whether its machine answers with the host key that was made for it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from compute.base.errors import SshError
 from compute.base.store import Database
 from compute.rental.records import GrantState, Penalty, make_tables, read_penalties
+from compute.rental.remote import HostKeys
+from compute.wire.keys import fingerprint
+
+_SECONDS = 15.0
+_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -59,3 +70,25 @@ class RentalEvidence:
     def penalties(self) -> list[Penalty]:
         """The same with the renter's notes, oldest first."""
         return read_penalties(self._database)
+
+
+async def alive(rentals: Sequence[Rental], host_keys: HostKeys) -> set[Rental]:
+    """The rentals whose machine answers with its pinned host key; a paused one is taken as alive.
+
+    This is the evidence for a lease that only its renter can have: the key was made for this lease, and its
+    fingerprint came encrypted to the renter.
+    """
+    slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def is_alive(rental: Rental) -> bool:
+        if rental.is_paused:
+            return True
+        try:
+            async with slots:
+                line = await host_keys.host_key_line(rental.ip, rental.port, timeout_seconds=_SECONDS)
+        except SshError:
+            return False
+        return fingerprint(line) == rental.host_key
+
+    answers = await asyncio.gather(*map(is_alive, rentals))
+    return {rental for rental, answer in zip(rentals, answers, strict=True) if answer}

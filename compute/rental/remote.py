@@ -13,8 +13,8 @@ LOGIN_SECONDS = 20.0
 MAX_OUTPUT_BYTES = 16 << 20
 
 
-class Remote(Protocol):
-    """Reaches leased machines over SSH. No method blocks the event loop; all are safe to cancel."""
+class HostKeys(Protocol):
+    """Asks an SSH server for its host key; ``SshRemote`` is the real one."""
 
     async def host_key_line(self, host: str, port: int, *, timeout_seconds: float) -> str:
         """The public host key that answers there, as ``TYPE BASE64``. Logs nobody in and trusts nothing.
@@ -22,6 +22,10 @@ class Remote(Protocol):
         Raises:
             SshError: no SSH server answers in time.
         """
+
+
+class Remote(HostKeys, Protocol):
+    """Reaches leased machines over SSH. No method blocks the event loop; all are safe to cancel."""
 
     async def run(self, grant: Grant, argv: Sequence[str], *, timeout_seconds: float) -> CommandResult:
         """Run ``argv`` on the machine of ``grant``, whose host key must be the pinned one.

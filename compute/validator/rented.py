@@ -6,7 +6,6 @@ made for it. A receipt names such a host key too, and is signed by a validator t
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -14,12 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from compute.base.clock import Clock
-from compute.base.errors import CallError, LeaseError, SshError
+from compute.base.errors import CallError, LeaseError
 from compute.base.reasons import ProofReason
 from compute.chain.access_lists import MINIMAL_STAKE, AccessLists
 from compute.chain.subtensor import Metagraph, Neuron
 from compute.notices.notice import Notice
-from compute.rental.evidence import Rental
+from compute.rental.evidence import Rental, alive
+from compute.rental.remote import HostKeys
 from compute.validator.rental_table import RentalEvent, RentalEventKind
 from compute.validator.rentals import (
     Key,
@@ -32,7 +32,6 @@ from compute.validator.rentals import (
     hardware_changed,
 )
 from compute.validator.store import FactStore, SpecsFact
-from compute.wire.keys import fingerprint
 from compute.wire.receipts import Receipt, ReceiptError, check
 from compute.wire.signing import Verifier
 from compute.wire.specs import hardware_changes, machine_of
@@ -288,36 +287,3 @@ class RentedMachines:
 
 def _key(rental: Rental) -> Key:
     return rental.hotkey, rental.host_key
-
-
-_SECONDS = 15.0
-_AT_ONCE = 32
-
-
-class HostKeys(Protocol):
-    """Asks an SSH server for its host key; ``rental.remote.SshRemote`` is the real one."""
-
-    async def host_key_line(self, host: str, port: int, *, timeout_seconds: float) -> str:
-        """``TYPE BASE64`` of the key that answers there. Logs nobody in. Raises SshError: none does, in time."""
-
-
-async def alive(rentals: Sequence[Rental], host_keys: HostKeys) -> set[Rental]:
-    """The rentals whose machine answers with its pinned host key; a paused one is taken as alive.
-
-    This is the evidence for a lease that only its renter can have: the key was made for this lease, and its
-    fingerprint came encrypted to the renter.
-    """
-    slots = asyncio.Semaphore(_AT_ONCE)
-
-    async def is_alive(rental: Rental) -> bool:
-        if rental.is_paused:
-            return True
-        try:
-            async with slots:
-                line = await host_keys.host_key_line(rental.ip, rental.port, timeout_seconds=_SECONDS)
-        except SshError:
-            return False
-        return fingerprint(line) == rental.host_key
-
-    answers = await asyncio.gather(*map(is_alive, rentals))
-    return {rental for rental, answer in zip(rentals, answers, strict=True) if answer}

@@ -5,19 +5,21 @@ import pytest
 from compute.base.clock import ManualClock
 from compute.base.errors import ChainUnreachable, ExtrinsicRefused, NotRegistered
 from compute.base.store import Database
+from compute.chain.subtensor import ChainRules
 from compute.testing.chain import FREE_RULES, FakeChain
 from compute.validator.store import FactStore, WeightsState
 from compute.validator.weight_setter import _ADVICE, _TOO_FAST, REFUSAL_BLOCKS, Outcome, SetResult, WeightSetter
 
 SCORES = {1: 1.0, 2: 2.0}
 WEIGHTS = {1: 32768, 2: 65535}
+HIDDEN = replace(FREE_RULES, commit_reveal=True)
 
 
 class Bench:
     """A validator at uid 0 with two miners, and its journal."""
 
-    def __init__(self) -> None:
-        self.chain = FakeChain("validator")
+    def __init__(self, chain: type[FakeChain] = FakeChain, rules: ChainRules = FREE_RULES) -> None:
+        self.chain = chain("validator", rules=rules)
         for hotkey in ("validator", "one", "two"):
             self.chain.add(hotkey)
         self.facts = FactStore(Database(":memory:"))
@@ -28,6 +30,12 @@ class Bench:
         self.chain.height += 1
         own = self.chain.neurons[0]
         return await setter.set(SCORES if scores is None else scores, own, uids=3, block=self.chain.height)
+
+    async def set_and_lose_the_chain(self, at: str) -> None:
+        """``at`` is the call in which it goes away."""
+        self.chain.fail_next(at, ChainUnreachable("gone"))
+        with pytest.raises(ChainUnreachable):
+            await self.set()
 
     def state(self) -> WeightsState:
         entry = self.facts.last_weights()
@@ -88,27 +96,21 @@ async def test_a_hotkey_that_has_lost_its_uid_is_told_so(bench: Bench) -> None:
 
 
 async def test_a_chain_that_dies_after_taking_the_weights_is_asked_again(bench: Bench) -> None:
-    bench.chain.fail_next("after_set_weights", ChainUnreachable("gone"))
-    with pytest.raises(ChainUnreachable):
-        await bench.set()
+    await bench.set_and_lose_the_chain("after_set_weights")
     assert bench.state() is WeightsState.INTENT
     assert (await bench.set()).outcome is Outcome.CONFIRMED
     assert bench.chain.submissions == 1
 
 
 async def test_a_chain_that_dies_before_taking_the_weights_gets_them_again(bench: Bench) -> None:
-    bench.chain.fail_next("set_weights", ChainUnreachable("gone"))
-    with pytest.raises(ChainUnreachable):
-        await bench.set()
+    await bench.set_and_lose_the_chain("set_weights")
     assert bench.chain.weights == {}
     assert (await bench.set()).outcome is Outcome.CONFIRMED
     assert bench.chain.weights == {0: WEIGHTS}
 
 
 async def test_a_crash_before_the_read_back(bench: Bench) -> None:
-    bench.chain.fail_next("held_weights", ChainUnreachable("gone"))
-    with pytest.raises(ChainUnreachable):
-        await bench.set()
+    await bench.set_and_lose_the_chain("held_weights")
     assert bench.state() is WeightsState.SUBMITTED
     assert (await bench.set()).outcome is Outcome.CONFIRMED
     assert bench.chain.submissions == 1
@@ -128,7 +130,7 @@ def reveal(bench: Bench, weights: dict[int, int]) -> None:
 
 
 async def test_commit_reveal_waits_as_long_as_the_chain_has_the_commit(bench: Bench) -> None:
-    bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
+    bench.chain.current_rules = HIDDEN
     for _ in range(50):
         assert (await bench.set()).outcome is Outcome.PENDING
     assert bench.chain.submissions == 1
@@ -138,7 +140,7 @@ async def test_commit_reveal_waits_as_long_as_the_chain_has_the_commit(bench: Be
 
 
 async def test_a_commit_that_the_chain_has_dropped_is_made_again(bench: Bench) -> None:
-    bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
+    bench.chain.current_rules = HIDDEN
     assert (await bench.set()).outcome is Outcome.PENDING
     bench.chain.commits.clear()
     assert (await bench.set()).outcome is Outcome.PENDING
@@ -146,10 +148,8 @@ async def test_a_commit_that_the_chain_has_dropped_is_made_again(bench: Bench) -
 
 
 async def test_a_crash_after_the_commit_commits_nothing_twice(bench: Bench) -> None:
-    bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
-    bench.chain.fail_next("after_set_weights", ChainUnreachable("gone"))
-    with pytest.raises(ChainUnreachable):
-        await bench.set()
+    bench.chain.current_rules = HIDDEN
+    await bench.set_and_lose_the_chain("after_set_weights")
     assert bench.state() is WeightsState.INTENT
     assert (await bench.set()).outcome is Outcome.PENDING
     assert bench.state() is WeightsState.SUBMITTED
@@ -159,31 +159,25 @@ async def test_a_crash_after_the_commit_commits_nothing_twice(bench: Bench) -> N
 
 
 async def test_an_old_commit_is_not_taken_for_the_new_one(bench: Bench) -> None:
-    bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
+    bench.chain.current_rules = HIDDEN
     bench.chain.commits.append(bench.chain.height)
-    bench.chain.fail_next("set_weights", ChainUnreachable("gone"))
-    with pytest.raises(ChainUnreachable):
-        await bench.set()
+    await bench.set_and_lose_the_chain("set_weights")
     assert (await bench.set()).outcome is Outcome.PENDING
     assert bench.chain.submissions == 1
 
 
 async def test_a_commit_of_the_block_that_the_entry_was_begun_at_is_an_earlier_one(bench: Bench) -> None:
     """What is submitted after block N was read is in block N + 1 at the earliest."""
-    bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
-    bench.chain.fail_next("set_weights", ChainUnreachable("gone"))
-    with pytest.raises(ChainUnreachable):
-        await bench.set()
+    bench.chain.current_rules = HIDDEN
+    await bench.set_and_lose_the_chain("set_weights")
     bench.chain.commits.append(bench.chain.height)
     assert (await bench.set()).outcome is Outcome.PENDING
     assert bench.chain.submissions == 1, "the earlier commit is not this one, which never arrived"
 
 
 async def test_a_commit_of_the_next_block_is_the_entrys_own(bench: Bench) -> None:
-    bench.chain.current_rules = replace(FREE_RULES, commit_reveal=True)
-    bench.chain.fail_next("set_weights", ChainUnreachable("gone"))
-    with pytest.raises(ChainUnreachable):
-        await bench.set()
+    bench.chain.current_rules = HIDDEN
+    await bench.set_and_lose_the_chain("set_weights")
     bench.chain.commits.append(bench.chain.height + 1)
     assert (await bench.set()).outcome is Outcome.PENDING
     assert bench.chain.submissions == 0
@@ -208,10 +202,8 @@ class RevealingChain(FakeChain):
             self.weights[0] = dict(WEIGHTS)
 
 
-async def test_what_is_revealed_between_the_two_questions_is_not_committed_again(bench: Bench) -> None:
-    bench.chain = RevealingChain("validator", rules=replace(FREE_RULES, commit_reveal=True))
-    for hotkey in ("validator", "one", "two"):
-        bench.chain.add(hotkey)
+async def test_what_is_revealed_between_the_two_questions_is_not_committed_again() -> None:
+    bench = Bench(RevealingChain, HIDDEN)
     assert (await bench.set()).outcome is Outcome.CONFIRMED
     assert bench.state() is WeightsState.CONFIRMED
     assert bench.chain.submissions == 1
