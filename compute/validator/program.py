@@ -31,7 +31,7 @@ from compute.telemetry import wandb_run
 from compute.update.self_update import SelfUpdate
 from compute.validator.eligibility import QueryPolicy
 from compute.validator.options import ValidatorOptions
-from compute.validator.rented import Leases
+from compute.validator.rented import OwnRentals
 from compute.validator.service import ValidatorService, ValidatorSettings
 from compute.validator.show import miner_rows
 from compute.validator.store import FactStore
@@ -103,7 +103,7 @@ def run(
             caller=caller,
             client=AllocationClient(caller, clock, signatures=signatures),
             facts=facts,
-            leases=Leases(
+            own_rentals=OwnRentals(
                 rentals=lambda: evidence.rentals(clock.now()),
                 penalized=evidence.penalized,
                 host_keys=SshRemote(),

@@ -55,7 +55,7 @@ class Keeper(Protocol):
 
 
 @dataclass(frozen=True)
-class Leases:
+class OwnRentals:
     """This validator's own renting, read anew at every use, and how to check that a rental lives.
 
     ``notify`` keeps the notices for the operator, in the transaction that writes down that they were told. ``verify``
@@ -95,7 +95,7 @@ class RentedMachines:
         self,
         *,
         own_hotkey: str,
-        leases: Leases,
+        own_rentals: OwnRentals,
         facts: FactStore,
         lists: AccessLists,
         clock: Clock,
@@ -104,7 +104,7 @@ class RentedMachines:
     ) -> None:
         """``on_rented`` is told the hotkeys whose lease has just been seen: what their machine is now is wanted."""
         self._own_hotkey = own_hotkey
-        self._leases = leases
+        self._own_rentals = own_rentals
         self._facts = facts
         self._lists = lists
         self._clock = clock
@@ -133,8 +133,8 @@ class RentedMachines:
 
     async def watch_own(self, block: int) -> None:
         """See which of our own rentals are alive."""
-        rentals = self._leases.rentals()
-        answering = await alive(rentals, self._leases.host_keys)
+        rentals = self._own_rentals.rentals()
+        answering = await alive(rentals, self._own_rentals.host_keys)
         held = dict.fromkeys(map(_key, rentals), False) | dict.fromkeys(map(_key, answering), True)
         rows = self._facts.rentals.rows()
         changed, notices = after_own_look(rows, held, self._own_hotkey, self._clock.now())
@@ -163,7 +163,7 @@ class RentedMachines:
             looks[hotkey] = Look(receipt, now, problem)
             if problem is None:
                 due[hotkey] = Rental(hotkey, neuron.ip, receipt.port, receipt.host_key, is_paused=False)
-        answering = await alive(list(due.values()), self._leases.host_keys)
+        answering = await alive(list(due.values()), self._own_rentals.host_keys)
         for hotkey, rental in due.items():
             if rental not in answering:
                 looks[hotkey] = replace(looks[hotkey], problem="no machine answers with its host key")
@@ -179,7 +179,7 @@ class RentedMachines:
 
     def _objection(self, receipt: Receipt, neuron: Neuron, metagraph: Metagraph, now: float) -> str | None:
         try:
-            check(receipt, netuid=metagraph.netuid, miner=neuron.hotkey, now=now, verify=self._leases.verify)
+            check(receipt, netuid=metagraph.netuid, miner=neuron.hotkey, now=now, verify=self._own_rentals.verify)
         except ReceiptError as error:
             return str(error)
         return objection(receipt, neuron, metagraph, self._own_hotkey, self._lists, now)
@@ -205,7 +205,7 @@ class RentedMachines:
                     rows[key] = replace(row, told_rented=told_rented)
         written = [row for key, row in rows.items() if row is not before.get(key)]
         if written:
-            self._facts.rentals.write(written, events, lambda connection: self._leases.notify(connection, notices))
+            self._facts.rentals.write(written, events, lambda connection: self._own_rentals.notify(connection, notices))
         for event in events:
             is_rented = event.kind is RentalEventKind.RENTED
             words = "rented machine is alive" if is_rented else "rented machine is gone, or given back"
@@ -266,12 +266,12 @@ class RentedMachines:
         Raises:
             StoreError: the renter's part of the database cannot be used.
         """
-        keeper = self._leases.keeper
+        keeper = self._own_rentals.keeper
         if keeper is None:
             return
         rows = self._facts.rentals.rows()
         changes = hardware_changed(rows.values())
-        for rental in self._leases.rentals():
+        for rental in self._own_rentals.rentals():
             if rental.host_key not in changes:
                 continue
             details = {"uid": self._uid(rental.hotkey), "changes": changes[rental.host_key]}
@@ -282,7 +282,7 @@ class RentedMachines:
             else:
                 logger.warning("lease ended: its hardware has changed", extra=details)
         counted = {row.key for row in self._counting(rows).values() if row.host_key not in changes}
-        await keeper.renew([rental for rental in self._leases.rentals() if _key(rental) in counted])
+        await keeper.renew([rental for rental in self._own_rentals.rentals() if _key(rental) in counted])
 
 
 def _key(rental: Rental) -> Key:

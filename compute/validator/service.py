@@ -16,7 +16,7 @@ from compute.chain.subtensor import Chain, Metagraph, Neuron
 from compute.incentive.config import Config
 from compute.validator.eligibility import QueryPolicy, ineligible
 from compute.validator.proving import Lane, Prover, Turns
-from compute.validator.rented import Leases, RentedMachines
+from compute.validator.rented import OwnRentals, RentedMachines
 from compute.validator.scores import ScoreInputs, score_all
 from compute.validator.specs_query import REQUEST_SECONDS, query_specs
 from compute.validator.store import FactStore, SpecsFact
@@ -57,7 +57,7 @@ class ValidatorService:
         caller: Caller,
         client: AllocationClient,
         facts: FactStore,
-        leases: Leases,
+        own_rentals: OwnRentals,
         config: Config,
         settings: ValidatorSettings,
         clock: Clock,
@@ -66,14 +66,14 @@ class ValidatorService:
         self._chain = chain
         self._caller = caller
         self._facts = facts
-        self._leases = leases
+        self._own_rentals = own_rentals
         self._config = config
         self._settings = settings
         self._clock = clock
         self._setter = WeightSetter(chain, facts, clock)
         self._rented = RentedMachines(
             own_hotkey=own_hotkey,
-            leases=leases,
+            own_rentals=own_rentals,
             facts=facts,
             lists=settings.policy.lists,
             clock=clock,
@@ -293,7 +293,7 @@ class ValidatorService:
             specs=specs,
             histories=self._facts.histories(),
             allocated=self._rented.through(),
-            penalized=self._leases.penalized(),
+            penalized=self._own_rentals.penalized(),
         )
         # Of 256 miners each of these three takes 10 ms. The inputs stay as they are.
         await give_way()

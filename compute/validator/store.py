@@ -303,13 +303,6 @@ class FactStore:
         weights = {int(uid): int(weight) for uid, weight in json.loads(row["weights"])}
         return WeightsEntry(row["id"], row["at"], row["block"], WeightsState(row["state"]), weights, row["detail"])
 
-    def confirmed_count(self) -> int:
-        """How many vectors the chain was seen to hold."""
-        rows = self._database.query(
-            "SELECT count(*) AS n FROM weights_journal WHERE state = ?", (WeightsState.CONFIRMED.value,)
-        )
-        return int(rows[0]["n"])
-
     def forget_absent(self, present: Collection[str], now: float) -> None:
         """Drop the facts of hotkeys that left the subnet a week ago or more."""
         before, hotkeys = now - _ABSENT_KEPT_SECONDS, json.dumps(list(present))

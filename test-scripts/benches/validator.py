@@ -39,7 +39,7 @@ from compute.rental.remote import SshRemote
 from compute.testing.crowd import Crowd, Kind, kind_of, machine_of, neuron_of, wallet_of
 from compute.testing.filled import fill_chain
 from compute.validator.eligibility import QueryPolicy
-from compute.validator.rented import Leases
+from compute.validator.rented import OwnRentals
 from compute.validator.service import ValidatorService, ValidatorSettings
 from compute.validator.store import FactStore, WeightsState
 from compute.wire.client import DendriteCaller
@@ -176,7 +176,7 @@ async def _validate(endpoint: str, folder: str, rounds: int) -> None:
         caller=caller,
         client=AllocationClient(caller, clock),
         facts=facts,
-        leases=Leases(rentals=list, penalized=list, host_keys=SshRemote(), verify=verify_signature),
+        own_rentals=OwnRentals(rentals=list, penalized=list, host_keys=SshRemote(), verify=verify_signature),
         config=load_config(),
         settings=ValidatorSettings(
             policy=QueryPolicy(AccessLists()),

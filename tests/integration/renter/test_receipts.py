@@ -25,7 +25,7 @@ from compute.rental.records import RenterStore
 from compute.rental.remote import SshRemote
 from compute.rental.service import RenterService
 from compute.testing.chain import FakeChain
-from compute.validator.rented import LOOK_SECONDS, Leases, RentedMachines
+from compute.validator.rented import LOOK_SECONDS, OwnRentals, RentedMachines
 from compute.validator.specs_query import query_specs
 from compute.validator.store import FactStore
 from compute.wire.client import DendriteCaller
@@ -94,7 +94,7 @@ class World:
         self.clock = ManualClock(clock.now())
         self.rented = RentedMachines(
             own_hotkey=OTHER.ss58_address,
-            leases=Leases(rentals=list, penalized=set, host_keys=SshRemote(), verify=verify_signature),
+            own_rentals=OwnRentals(rentals=list, penalized=set, host_keys=SshRemote(), verify=verify_signature),
             facts=self.facts,
             lists=AccessLists(),
             clock=self.clock,

@@ -20,7 +20,7 @@ from compute.protocol import Allocate, Specs
 from compute.testing.chain import FakeChain
 from compute.validator.eligibility import QueryPolicy
 from compute.validator.proving import Lane, lane_sizes
-from compute.validator.rented import Leases
+from compute.validator.rented import OwnRentals
 from compute.validator.service import ValidatorService, ValidatorSettings
 from compute.validator.store import FactStore
 from compute.wire.lease_client import AllocationClient
@@ -89,7 +89,9 @@ class Bench:
             caller=self.miners,
             client=AllocationClient(self.miners, self.clock),
             facts=self.facts,
-            leases=Leases(rentals=list, penalized=set, host_keys=NoHosts(), verify=lambda hotkey, message, s: False),
+            own_rentals=OwnRentals(
+                rentals=list, penalized=set, host_keys=NoHosts(), verify=lambda hotkey, message, s: False
+            ),
             config=replace(CONFIG, rounds=rounds, proof=SMALL),
             settings=ValidatorSettings(policy=QueryPolicy(AccessLists()), specs_batch_size=2),
             clock=self.clock,

@@ -21,7 +21,7 @@ from compute.notices.notice import Notice, NoticeKind
 from compute.rental.evidence import Rental
 from compute.testing.chain import FakeChain
 from compute.validator.rental_table import RentalEventKind
-from compute.validator.rented import LOOK_SECONDS, Leases, RentedMachines
+from compute.validator.rented import LOOK_SECONDS, OwnRentals, RentedMachines
 from compute.validator.store import FactStore, SpecsFact
 from compute.wire.keys import SessionKey
 from compute.wire.receipts import MAX_SECONDS, Issuer, Receipt
@@ -94,7 +94,7 @@ class World:
     def start(self) -> RentedMachines:
         """A validator's process, on the same database."""
 
-        leases = Leases(
+        own_rentals = OwnRentals(
             rentals=lambda: list(self.rentals),
             penalized=set,
             host_keys=self.hosts,
@@ -104,7 +104,7 @@ class World:
         )
         return RentedMachines(
             own_hotkey=US.ss58_address,
-            leases=leases,
+            own_rentals=own_rentals,
             facts=self.facts,
             lists=self.lists,
             clock=self.clock,
@@ -335,12 +335,12 @@ async def test_what_could_not_be_written_is_told_again(world: World) -> None:
     def fails(connection: sqlite3.Connection, notices: Sequence[Notice]) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    leases = world.rented._leases
-    world.rented._leases = replace(leases, notify=fails)
+    own_rentals = world.rented._own_rentals
+    world.rented._own_rentals = replace(own_rentals, notify=fails)
     with pytest.raises(StoreError):
         await world.look()
     assert world.events() == [RentalEventKind.RENTED]
-    world.rented._leases = leases
+    world.rented._own_rentals = own_rentals
     await world.look()
     assert world.events() == [RentalEventKind.RENTED, RentalEventKind.FREE]
     assert [notice.kind for notice in world.notices] == [NoticeKind.DEALLOCATION]

@@ -24,7 +24,7 @@ from compute.notices.notice import Notice, NoticeKind, Topic
 from compute.notices.outbox import Outbox
 from compute.rental.evidence import Rental
 from compute.testing.chain import FakeChain
-from compute.validator.rented import Leases, RentedMachines
+from compute.validator.rented import OwnRentals, RentedMachines
 from compute.validator.store import FactStore, SpecsFact
 from compute.wire.keys import fingerprint
 from compute.wire.signing import verify_signature
@@ -69,7 +69,7 @@ class Validator:
         self.asked_again: list[str] = []
         self.rented = RentedMachines(
             own_hotkey="us",
-            leases=Leases(
+            own_rentals=OwnRentals(
                 rentals=lambda: list(self.rentals),
                 penalized=set,
                 host_keys=self,

@@ -21,7 +21,7 @@ from compute.protocol import Allocate, Specs
 from compute.rental.evidence import Rental
 from compute.testing.chain import FakeChain
 from compute.validator.eligibility import QueryPolicy
-from compute.validator.rented import Leases
+from compute.validator.rented import OwnRentals
 from compute.validator.service import SYNC_BLOCKS, ValidatorService, ValidatorSettings
 from compute.validator.show import miner_rows
 from compute.validator.store import FactStore, SpecsFact, WeightsState
@@ -97,7 +97,7 @@ class Bench:
             caller=self.miners,
             client=AllocationClient(self.miners, self.clock),
             facts=self.facts,
-            leases=Leases(
+            own_rentals=OwnRentals(
                 rentals=lambda: self.rentals, penalized=set, host_keys=self.host_keys, verify=verify_signature
             ),
             config=QUICK,
@@ -300,7 +300,8 @@ async def test_rounds_end_the_run(bench: Bench) -> None:
         await asyncio.sleep(0)
         bench.clock.advance(1.0)
     assert task.done()
-    assert bench.facts.confirmed_count() == 2
+    states = [row["state"] for row in bench.facts._database.query("SELECT state FROM weights_journal")]
+    assert states == [WeightsState.CONFIRMED.value] * 2
 
 
 async def test_one_failing_duty_stops_no_other(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
