@@ -49,14 +49,16 @@ def test_the_largest_share_is_cut() -> None:
 
 
 def test_fewer_entries_than_the_limit_allows_are_equal() -> None:
-    assert set(to_chain({0: 9.0, 1: 1.0}, WeightRules(max_weight_share=0.3), 3).values()) == {U16_MAX}
+    for limit in (0.3, 0.0):
+        assert to_chain({0: 9.0, 1: 1.0}, WeightRules(max_weight_share=limit), 3) == {0: U16_MAX, 1: U16_MAX}
 
 
 def test_read_back() -> None:
     assert matches({1: 65535, 2: 32768}, {1: 65535, 2: 32767, 3: 0})
     assert not matches({1: 65535, 2: 32768}, {1: 65535})
     assert not matches({1: 65535}, {1: 65535, 2: 1})
-    assert not matches({1: 65535, 2: 32768}, {1: 65535, 2: 32000})
+    for held, is_match in ((32767, True), (32769, True), (32766, False), (32770, False)):
+        assert matches({1: 65535, 2: 32768}, {1: 65535, 2: held}) is is_match
 
 
 @settings(max_examples=200)

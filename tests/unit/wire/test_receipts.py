@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from compute.base.clock import ManualClock
 from compute.wire.keys import SessionKey
-from compute.wire.receipts import CLOCK_SKEW_SECONDS, MAX_SECONDS, Issuer, Receipt, ReceiptError, check
+from compute.wire.receipts import RENEW_SECONDS, Issuer, Receipt, ReceiptError, check
 from compute.wire.signing import verify_signature
 
 VALIDATOR = bittensor.Keypair.create_from_uri("//validator")
@@ -40,16 +40,30 @@ def test_a_receipt_is_good_until_its_end() -> None:
 
 
 def test_a_long_lease_has_more_than_one_receipt() -> None:
-    assert issue(days=90).until == int(NOW + MAX_SECONDS)
+    assert issue(days=90).until == int(NOW + 7 * DAY)
     checked(issue(days=90))
+    assert RENEW_SECONDS == 3.5 * DAY
 
 
 def test_a_receipt_far_in_the_future_is_none() -> None:
-    issuer = Issuer(VALIDATOR, VALIDATOR.ss58_address, 27, ManualClock(NOW + CLOCK_SKEW_SECONDS + 5))
+    issuer = Issuer(VALIDATOR, VALIDATOR.ss58_address, 27, ManualClock(NOW + 601))
     late = issuer.issue(MINER, HOST_KEY, 4444, NOW + 90 * DAY)
     with pytest.raises(ReceiptError, match="more than 7 days"):
         checked(late)
-    checked(late, now=NOW + 60)
+    checked(late, now=NOW + 1)
+
+
+def test_the_signed_message_is_the_one_that_peers_make() -> None:
+    messages = []
+
+    def verify(*asked: object) -> bool:
+        messages.append(asked)
+        return True
+
+    receipt = Receipt("5Validator", "5Miner", "SHA256:" + "A" * 43, 4444, 1_700_000_000, "0x" + "ab" * 64)
+    check(receipt, netuid=27, miner="5Miner", now=receipt.until - 1, verify=verify)
+    text = f'["compute-subnet rental receipt v1",27,"5Validator","5Miner","SHA256:{"A" * 43}",4444,1700000000]'
+    assert messages == [("5Validator", text.encode(), b"\xab" * 64)]
 
 
 def test_a_receipt_is_for_one_miner_and_one_subnet() -> None:
@@ -94,7 +108,8 @@ def test_whatever_is_changed_breaks_the_signature(changes: dict[str, Any]) -> No
         ("port", 65_536),
         ("port", True),
         ("port", 4444.0),
-        ("until", 1 << 41),
+        ("until", 0),
+        ("until", (1 << 40) + 1),
         ("until", "soon"),
         ("signature", "0x12"),
         ("signature", "0X" + "ab" * 64),
@@ -104,6 +119,11 @@ def test_whatever_is_changed_breaks_the_signature(changes: dict[str, Any]) -> No
 def test_a_malformed_field_is_named(field: str, value: object) -> None:
     with pytest.raises(ReceiptError, match=field):
         Receipt.from_wire({**issue().to_wire(), field: value})
+
+
+@pytest.mark.parametrize(("field", "value"), [("port", 1), ("port", 65_535), ("until", 1), ("until", 1 << 40)])
+def test_a_number_may_be_at_its_bound(field: str, value: int) -> None:
+    assert getattr(Receipt.from_wire({**issue().to_wire(), field: value}), field) == value
 
 
 JSON = st.recursive(
