@@ -1,12 +1,13 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compute.wire.receipts import Receipt
-from compute.wire.specs import MAX_SPECS_CHARACTERS, Gpu, MachineSpecs, SpecsError, hardware_changes, parse_specs
+from compute.wire.specs import Gpu, MachineSpecs, SpecsError, hardware_changes, machine_of, parse_specs
 
 GPU = Gpu(name="NVIDIA H100 80GB HBM3", capacity_mib=81559, uuid="GPU-1", driver="570.1", pci="0000:01:00.0")
 MACHINE = MachineSpecs(
@@ -27,6 +28,17 @@ MACHINE = MachineSpecs(
 
 def wire() -> dict[str, object]:
     return json.loads(MACHINE.to_json())
+
+
+def changed(path: str, value: object) -> str:
+    """The machine's JSON with one field changed: keys and indices, with dots between."""
+    body = wire()
+    *outer, last = path.split(".")
+    target: Any = body
+    for key in outer:
+        target = target[int(key) if key.isdigit() else key]
+    target[last] = value
+    return json.dumps(body)
 
 
 def test_round_trip() -> None:
@@ -57,22 +69,77 @@ def test_the_wires_names() -> None:
     ],
 )
 def test_bad_fields_say_where(path: tuple[str, ...], value: object, where: str) -> None:
-    body = wire()
-    target = body
-    for key in path[:-1]:
-        target = target[key]
-    target[path[-1]] = value
     with pytest.raises(SpecsError, match=where):
-        parse_specs(json.dumps(body))
+        parse_specs(changed(".".join(path), value))
+
+
+_SIZES = {"total": 1 << 60, "used": 1 << 60, "free": 1 << 60}
+MOST: dict[str, float] = {
+    "cpu.count": 1 << 16,
+    "cpu.frequency": 1e6,
+    "gpu.graphics_speed": 1e6,
+    "gpu.memory_speed": 1e6,
+    "gpu.details.0.capacity": 1 << 24,
+    **{f"hard_disk.{name}": most for name, most in _SIZES.items()},
+    **{f"ram.{name}": 1 << 60 for name in (*_SIZES, "available", "swap_total", "swap_used", "swap_free")},
+    "version": 1 << 20,
+}
+
+
+@pytest.mark.parametrize("path", MOST)
+def test_a_number_is_read_up_to_its_bounds(path: str) -> None:
+    for good in (0, MOST[path]):
+        assert isinstance(parse_specs(changed(path, good)), MachineSpecs)
+    for bad in (-1, MOST[path] + 1):
+        with pytest.raises(SpecsError, match=f"specs: {path}: "):
+            parse_specs(changed(path, bad))
+
+
+@pytest.mark.parametrize(("field", "most"), [("name", 128), ("uuid", 128), ("driver", 64), ("pci", 64)])
+def test_a_text_is_read_up_to_its_length(field: str, most: int) -> None:
+    path = f"gpu.details.0.{field}"
+    assert getattr(parse_specs(changed(path, "x" * most)).gpus[0], field) == "x" * most
+    for bad in ("x" * (most + 1), *([""] if field == "name" else [])):
+        with pytest.raises(SpecsError, match=f"specs: {path}: "):
+            parse_specs(changed(path, bad))
+
+
+def test_sixty_four_gpus_are_read_and_no_more() -> None:
+    assert len(parse_specs(MACHINE.with_gpus((GPU,) * 64).to_json()).gpus) == 64
+    for bad in (MACHINE.with_gpus((GPU,) * 65).to_json(), changed("gpu.count", -1)):
+        with pytest.raises(SpecsError, match=r"specs: gpu\.count: "):
+            parse_specs(bad)
+
+
+def test_what_is_missing_is_nothing() -> None:
+    assert parse_specs('{"cpu":{},"gpu":{},"hard_disk":{},"ram":{}}') == MachineSpecs(*([0] * 9))
+
+
+def test_a_text_of_64_KiB_is_read_and_a_longer_one_is_not() -> None:
+    text = MACHINE.to_json()
+    assert parse_specs(text.ljust(65_536)) == MACHINE
+    with pytest.raises(SpecsError, match="65537 characters long"):
+        parse_specs(text.ljust(65_537))
+
+
+def test_specs_that_were_kept_may_have_gone_or_be_unreadable() -> None:
+    assert machine_of(MACHINE.to_json()) == MACHINE
+    assert machine_of(None) is None
+    assert machine_of("{}") is None
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "null", "[" * 20_000, "9" * 5_000, '{"cpu": NaN}', "{" * 100, " " * (MAX_SPECS_CHARACTERS + 1)],
+    ["", "[]", "null", "[" * 20_000, "9" * 5_000, '{"cpu": NaN}', "{" * 100, " " * 65_537],
 )
 def test_hostile_text_is_an_error_of_ours(text: str) -> None:
     with pytest.raises(SpecsError):
         parse_specs(text)
+
+
+def test_text_that_is_not_json_is_said_to_be_none() -> None:
+    with pytest.raises(SpecsError, match="not JSON"):
+        parse_specs("{")
 
 
 def documents(numbers: st.SearchStrategy[float]) -> st.SearchStrategy[object]:
