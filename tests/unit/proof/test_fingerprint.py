@@ -61,7 +61,7 @@ def test_every_model_of_the_table_is_worth_itself(model: GpuModel) -> None:
     ("tflops16", "bandwidth_gbs", "reason"),
     [
         (100.0, 800.0, ProofReason.OK),
-        (75.1, 600.1, ProofReason.OK),
+        (75.0, 600.0, ProofReason.OK),
         (74.9, 800.0, ProofReason.SLOWER_THAN_CLAIMED),
         (50.0, 400.0, ProofReason.SLOWER_THAN_CLAIMED),
         (100.0, 599.0, ProofReason.SLOWER_THAN_CLAIMED),
@@ -139,6 +139,13 @@ def test_a_lesser_model_within_the_tolerance_is_worth_what_it_looks_like() -> No
     assert worth(found, MODELS["Medium+"], MODELS, []) == "Medium"
 
 
+@pytest.mark.parametrize(("tflops16", "value"), [(108.0, "Medium+"), (107.9, "Medium")])
+def test_a_rate_within_a_tenth_of_the_claim_is_the_claim_s(tflops16: float, value: str) -> None:
+    found = judged("Medium+", tflops16, 850.0)
+    assert found.nearest == "Medium"
+    assert worth(found, MODELS["Medium+"], MODELS, []) == value
+
+
 @pytest.mark.parametrize("pair", [("Medium", "Medium+"), ("Medium+", "Medium")])
 def test_models_that_nothing_separates_are_worth_the_claim(pair: tuple[str, str]) -> None:
     found = judged("Medium+", 100.0, 800.0)
@@ -147,12 +154,22 @@ def test_models_that_nothing_separates_are_worth_the_claim(pair: tuple[str, str]
 
 def test_nothing_measured_looks_like_nothing() -> None:
     assert nearest_model(DeviceMeasurement(0, ProofReason.TIMEOUT), MODELS, SETTINGS) is None
+    assert nearest_model(DeviceMeasurement(0, ProofReason.OK, tflops16=100.0), MODELS, SETTINGS) == "Medium"
+
+
+@pytest.mark.parametrize("name", ["tflops16", "compute_seconds", "rehash_seconds", "bandwidth_gbs"])
+def test_what_was_not_measured_disproves_nothing(name: str) -> None:
+    device = replace(measured("Large", 400.0, 3000.0), **{name: None})
+    found = judge_device(device, dims_for(MODELS["Large"], SETTINGS), MODELS["Large"], MODELS, SETTINGS)
+    assert found.reason is ProofReason.OK
+    assert worth(found, MODELS["Large"], MODELS, []) == "Large"
 
 
 def test_a_machine_is_its_proven_devices_and_the_lowest_of_their_models() -> None:
     devices = [judged("Medium+", 120.0, 850.0), judged("Medium+", 100.0, 800.0)]
     verdict = machine_verdict(Claim("Medium+", 2), devices, MODELS, [])
     assert (verdict.reason, verdict.gpu, verdict.count) == (ProofReason.OK, "Medium", 2)
+    assert verdict.detail == ""
 
 
 def test_a_machine_with_a_failed_device_is_not_ok_and_counts_the_others() -> None:
@@ -168,6 +185,13 @@ def test_the_detail_of_a_slow_machine_names_both_rates_and_what_it_looks_like() 
     assert verdict.gpu is None
     assert "100 TFLOPS and 800 GB/s" in verdict.detail
     assert "400 TFLOPS and 3000 GB/s" in verdict.detail
+
+
+def test_the_detail_of_several_slow_devices_has_the_lowest_of_each_rate() -> None:
+    devices = [judged("Large", 100.0, 900.0), judged("Large", 110.0, 800.0)]
+    assert "measured 100 TFLOPS and 800 GB/s;" in machine_verdict(Claim("Large", 2), devices, MODELS, []).detail
+    nothing = [DeviceMeasurement(0, ProofReason.NOT_RESIDENT)]
+    assert "measured 0 TFLOPS;" in machine_verdict(Claim("Large", 1), nothing, MODELS, []).detail
 
 
 def test_no_devices_prove_nothing() -> None:
