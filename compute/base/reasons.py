@@ -103,7 +103,6 @@ class UpdateReason(Reason):
     REMOTE_UNREACHABLE = "remote_unreachable"
     NO_UPSTREAM = "no_upstream"
     DETACHED = "detached"
-    SEVERAL_TAGS = "several_tags"
     AHEAD = "ahead"
     DIVERGED = "diverged"
     MOVED_BY_HAND = "moved_by_hand"

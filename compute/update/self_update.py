@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import random
-import sqlite3
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from compute.base import tasks as duty
@@ -21,11 +18,10 @@ from compute.base.errors import UpdateError
 from compute.base.options.shared import NeuronOptions
 from compute.base.process import EXIT_RESTART, StartAnew
 from compute.base.reasons import UpdateReason
-from compute.update import back, guard, switching
+from compute.update import clone, guard
 from compute.update import trial as trials
-from compute.update.check import Release, check, end_all
-from compute.update.clone import Clone
-from compute.update.decision import Stay, decide
+from compute.update.check import Release, check, install
+from compute.update.trial import Trial
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +53,6 @@ class SelfUpdate:
         # A thread of its own, which nobody waits for at the end: git and pip may be slow.
         self._executor = ThreadPoolExecutor(1, "update")
         self._running = self._commit() if options.auto_update else ""
-        self._clone: Clone | None = None
         self._release: Release | None = None
         self._said = ""
         self._turn = contextlib.ExitStack()
@@ -65,8 +60,8 @@ class SelfUpdate:
     @staticmethod
     def _commit() -> str:
         """What this process runs: another neuron of the clone may move it before the first look."""
-        with contextlib.suppress(back.CannotGoBack):
-            return back.place()[0] if trials.state_folder() is not None else ""
+        with contextlib.suppress(trials.Failed):
+            return trials.place()[0] if trials.state_folder() is not None else ""
         return ""
 
     async def beside(
@@ -93,19 +88,19 @@ class SelfUpdate:
         finally:
             for task in (serving, updating):
                 task.cancel()
-            end_all()
+            trials.end_all()
             await asyncio.gather(serving, updating, return_exceptions=True)
         raise StartAnew
 
     def finish(self, code: int) -> int:
         """What the process ends with: ``code``, unless the service has ended for an update. Then it does not return."""
-        if code != EXIT_RESTART or self._clone is None or self._release is None:
+        if code != EXIT_RESTART or self._release is None:
             self._turn.close()
             return code
-        logger.info("switching to a new commit", extra={"commit": self._release.offer.commit[:12]})
+        logger.info("switching to a new commit", extra={"commit": self._release.commit[:12]})
         try:
-            switching.switch(self._clone, self._release, self._options.database, self._pace.up)
-        except (UpdateError, OSError, sqlite3.Error) as error:
+            switch(self._release, self._pace.up)
+        except (UpdateError, OSError) as error:
             logger.error("the switch failed, and the neuron goes on with what it was: %s", error)
         return guard.restart()
 
@@ -124,7 +119,7 @@ class SelfUpdate:
                 looking.cancel()
                 await asyncio.gather(looking, return_exceptions=True)
             assert self._release is not None
-            logger.info("a new commit passed its check", extra={"commit": self._release.offer.commit[:12]})
+            logger.info("a new commit passed its check", extra={"commit": self._release.commit[:12]})
             await safe()
             return
         await asyncio.Event().wait()
@@ -132,7 +127,7 @@ class SelfUpdate:
     async def _confirm(self) -> None:
         """A commit on trial stays once no duty has met a bug for a while; the guard goes back if that never comes."""
         calm = False
-        while trials.load() is not None and not calm:
+        while guard.is_on_trial() and not calm:
             before = duty.unexpected.total()
             await self._clock.sleep(self._pace.calm)
             calm = duty.unexpected.total() == before
@@ -156,12 +151,14 @@ class SelfUpdate:
     # --- in the thread --------------------------------------------------------------------------------------------
 
     def _open(self) -> bool:
+        """Whether there is a clone to update."""
         try:
-            self._clone = Clone(trials.ROOT)
-            self._clone.running = self._running or self._clone.running
+            clone.require()
+            self._running = self._running or clone.place()[0]
         except UpdateError as error:
             self._say(error.reason, str(error))
-        return self._clone is not None
+            return False
+        return True
 
     def _look(self) -> bool:
         """Whether there is a release to switch to."""
@@ -172,42 +169,24 @@ class SelfUpdate:
             return False
 
     def _find(self) -> bool:
-        assert self._clone is not None, "opened before the first look"
         with contextlib.ExitStack() as turn:
-            if not turn.enter_context(self._alone(self._clone.state)) or trials.others():
+            if not turn.enter_context(trials.lock(wait=False)) or trials.is_taken():
                 return False
             try:
-                decision = decide(self._clone.look())
+                commit = clone.look(self._running)
             except UpdateError as error:
                 self._say(error.reason, str(error))
                 return False
-            if isinstance(decision, Stay):
-                self._say(decision.reason, decision.message)
-                return False
-            commit = decision.offer.commit
-            logger.info("there is a new commit: checking it", extra={"commit": commit[:12], "ref": decision.offer.ref})
+            logger.info("there is a new commit: checking it", extra={"commit": commit[:12]})
             try:
-                self._release = check(self._clone, decision.offer, self._role, sys.argv[1:])
+                self._release = check(self._running, commit, self._role, sys.argv[1:])
             except UpdateError as error:
-                with trials.tree_lock():
-                    trials.remember(commit, str(error), for_good=error.reason is UpdateReason.CHECK_FAILED)
+                trials.remember(commit, str(error), for_good=error.reason is UpdateReason.CHECK_FAILED)
                 self._say(error.reason, f"the commit {commit[:12]} is not taken: {error}")
                 return False
             # Until this process ends, or is another one: what this neuron cannot run, the others need not try.
             self._turn = turn.pop_all()
             return True
-
-    @contextlib.contextmanager
-    def _alone(self, folder: Path) -> Any:
-        """Whether no other neuron of this clone looks now, or has found something; the check's folder is there once."""
-        folder.mkdir(mode=0o700, exist_ok=True)
-        with open(folder / "check.lock", "w", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
 
     def _say(self, reason: UpdateReason, message: str) -> None:
         """Log it, unless it was the last thing that was said."""
@@ -215,3 +194,27 @@ class SelfUpdate:
             self._said = message
             level = logging.INFO if reason in _QUIET else logging.WARNING
             logger.log(level, "update: %s", message, extra={"reason": reason})
+
+
+def switch(release: Release, up_seconds: float) -> None:
+    """Move packages and clone to a release that has passed its check; the service has ended, and the caller restarts.
+
+    It may be broken off anywhere: the trial is written first and the branch is moved last. So a start that finds the
+    branch still at the old commit goes back, and one that finds it at the new commit knows that all before was done.
+    Only under ``trial.lock``. Blocks.
+
+    Raises:
+        UpdateError: the clone is not as it was when the release was checked, and nothing was done; or a step failed,
+            and the restart goes back.
+    """
+    head, ref = clone.place()
+    if head not in (release.old, release.commit) or ref == "HEAD":
+        raise UpdateError(UpdateReason.MOVED_BY_HAND, "the clone has changed since the check: looking again later")
+    clone.refuse_changes(head, release.commit)
+    packages = list(release.old_packages)
+    trials.save(Trial(old=release.old, new=release.commit, ref=ref, packages=packages, up_seconds=up_seconds))
+    if release.packages:
+        install(sys.executable, ["--no-deps", *release.packages], trials.PIP_SECONDS)
+    # Another neuron of this clone may have moved it already.
+    if head != release.commit:
+        clone.advance(release.commit)

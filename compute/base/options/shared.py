@@ -307,8 +307,8 @@ class NeuronOptions(OptionGroup, title="general"):
         "auto_update",
         kinds.boolean,
         True,
-        "Follow the branch or the tag that is checked out: fast-forward to it, check, restart; docs/update.md says"
-        " how.",
+        "Follow the branch that is checked out: check its newest commit, fast-forward to it, restart; docs/update.md"
+        " says how.",
     )
     subtensor: SubtensorOptions = field(default_factory=SubtensorOptions)
     wallet: WalletOptions = field(default_factory=WalletOptions)

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from compute.update import trial as trials
-from compute.update.clone import Clone
-from compute.update.decision import Stay, Take, decide
+from tests.waiting import DEADLINE_SECONDS, until
 
 ROOT = Path(__file__).resolve().parents[3]
-SECONDS = 90.0
-# What the small neuron and its self-test need; the rest would only make each start slow.
+# The small neuron, its options and its self-test; more would only make each start slow.
 _KEPT = (
-    *("__init__", "clock", "config", "duty", "errors", "neuron", "reasons", "scoring", "options/*", "update/*"),
-    *(
-        "telemetry/__init__",
-        "telemetry/logs",
-        "telemetry/metrics",
-        "proof/__init__",
-        "proof/models",
-        "miner/__init__",
-        "validator/__init__",
-    ),
+    "compute.miner.options, compute.validator, compute.base.logs, compute.update.self_update, compute.incentive.config"
 )
 
 PROGRAM = '''\
@@ -43,10 +32,9 @@ import os
 import sqlite3
 import time
 
-from compute import duty
+from compute.base import logs, tasks
 from compute.base.clock import SystemClock
 from compute.base.process import run_neuron
-from compute.telemetry import logs
 from compute.update.self_update import Pace, SelfUpdate
 
 WORD = "{word}"
@@ -154,6 +142,11 @@ class Lab:
         """What each process runs now."""
         return {event["pid"]: event["word"] for event in self.events()}
 
+    def tables(self) -> str:
+        """What is in the neuron's database, where it has one."""
+        with contextlib.closing(sqlite3.connect(self.home / "database.db")) as connection:
+            return "\n".join(connection.iterdump())
+
     def log(self) -> str:
         return (self.home / "log").read_text(encoding="utf-8")
 
@@ -163,17 +156,14 @@ class Lab:
 
     def trial(self) -> list[Path]:
         """The file of the commit that is on trial."""
-        return self.state("trial-" + 16 * "?")
+        return self.state("trial")
 
     def failures(self) -> dict[str, dict[str, object]]:
         files = self.state("failures")
         return json.loads(files[0].read_text()) if files else {}
 
     def until(self, condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + SECONDS
-        while not condition():
-            assert time.monotonic() < deadline, f"not in time: {what}\n{self.log()[-6000:]}"
-            time.sleep(0.05)
+        until(condition, what, dump=lambda: self.log()[-6000:])
 
     def until_settled(self, word: str) -> None:
         """``word`` runs, and is on trial no more."""
@@ -184,7 +174,7 @@ class Lab:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 try:
-                    process.wait(15)
+                    process.wait(DEADLINE_SECONDS)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
@@ -194,12 +184,14 @@ class Lab:
 def seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first commit: this project, cut down to what a neuron needs to update itself."""
     folder = tmp_path_factory.mktemp("seed") / "tree"
-    names = [f"compute/{name}.py" for name in _KEPT]
-    for pattern in (*names, "neurons/__init__.py", "neurons/miner.py", "config.yaml", ".gitignore"):
-        for file in ROOT.glob(pattern):
-            target = folder / file.relative_to(ROOT)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, target)
+    ours = "[module.__file__ for name, module in sys.modules.items() if name.startswith('compute')]"
+    code = f"import {_KEPT}, json, sys; print(json.dumps({ours}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    program = [ROOT / "neurons" / name for name in ("__init__.py", "miner.py")]
+    for file in (*map(Path, json.loads(done.stdout)), *program, ROOT / "config.yaml", ROOT / ".gitignore"):
+        target = folder / file.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
     (folder / "requirements.txt").write_text("# nothing more than is there\n")
     return folder
 
@@ -217,41 +209,3 @@ def lab(tmp_path: Path, seed: Path) -> Iterator[Lab]:
         yield lab
     finally:
         lab.stop()
-
-
-class Repositories:
-    """A remote and a clone of a few files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.remote, self.author, self.root = folder / "remote.git", folder / "author", folder / "clone"
-        git(folder, "init", "--quiet", "--bare", "--initial-branch=main", str(self.remote))
-        git(folder, "clone", "--quiet", self.remote.as_uri(), str(self.author))
-        git(self.author, "checkout", "--quiet", "-B", "main")
-        self.old = self.commit(kept="kept", changed="one", removed="one")
-        git(self.author, "push", "--quiet", "origin", "main")
-        git(folder, "clone", "--quiet", self.remote.as_uri(), str(self.root))
-
-    def commit(self, **files: str | None) -> str:
-        for name, text in files.items():
-            (self.author / name).unlink(missing_ok=True) if text is None else (self.author / name).write_text(text)
-        git(self.author, "add", "--all", "--force")
-        git(self.author, "commit", "--quiet", "--allow-empty", "-m", "work")
-        return git(self.author, "rev-parse", "HEAD")
-
-    def release(self) -> str:
-        new = self.commit(changed="two", removed=None, added="two")
-        git(self.author, "push", "--quiet", "origin", "main")
-        return new
-
-    def look(self, running: str = "") -> Stay | Take:
-        clone = Clone(self.root)
-        clone.running = running or clone.running
-        return decide(clone.look())
-
-
-@pytest.fixture
-def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repositories:
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    repositories = Repositories(tmp_path)
-    monkeypatch.setattr(trials, "ROOT", repositories.root)
-    return repositories

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import sqlite3
-from pathlib import Path
 
 import pytest
 
-from .conftest import SECONDS, Lab, git
+from tests.waiting import DEADLINE_SECONDS
+
+from .conftest import Lab, git
 
 
 def test_a_good_release_is_run_by_the_same_process(lab: Lab) -> None:
@@ -20,8 +20,7 @@ def test_a_good_release_is_run_by_the_same_process(lab: Lab) -> None:
     new = lab.publish("two")
     lab.until_settled("two")
     assert lab.head() == new != old
-    assert git(lab.clone, "status", "--porcelain") == ""
-    assert git(lab.clone, "symbolic-ref", "HEAD") == "refs/heads/main"
+    assert git(lab.clone, "status", "--porcelain", "--branch") == "## main...origin/main"
     first, second = lab.events()
     assert first["pid"] == second["pid"] == process.pid
     assert first["files"] == second["files"], "a descriptor has leaked over the restart"
@@ -30,37 +29,16 @@ def test_a_good_release_is_run_by_the_same_process(lab: Lab) -> None:
     lab.publish("three")
     lab.until_settled("three")
     assert {event["pid"] for event in lab.events()} == {process.pid}
+    assert [file.name for file in lab.state("*")] == ["tree.lock"]
     process.send_signal(signal.SIGTERM)
-    assert process.wait(15) == 0
+    assert process.wait(DEADLINE_SECONDS) == 0
 
 
-def test_a_release_that_does_not_import_is_never_run(lab: Lab) -> None:
-    old = lab.head()
-    lab.start()
-    broken = lab.push({"compute/base/clock.py": "import nothing_of_that_name\n"}, "broken")
-    lab.until(lambda: lab.failures().get(broken, {}).get("for_good"), "it is refused")
-    assert "nothing_of_that_name" in lab.log()
-    lab.until(lambda: "failed_before" in lab.log(), "it is not tried again")
-    assert lab.log().count("checking it") == 1
-    assert (lab.head(), lab.words()) == (old, ["one"])
-    assert not lab.state("check")
-    assert git(lab.clone, "worktree", "list").count("\n") == 0
-    # The branch moves on: what is there now is taken.
-    git(lab.author, "revert", "--no-edit", "HEAD")
-    lab.publish("two")
-    lab.until_settled("two")
-
-
-def test_a_release_that_prints_what_a_test_prints_is_not_believed(lab: Lab) -> None:
-    text = 'import os, sys\n_, fd, nonce = sys.argv[1:4]\nprint(\'{"nonce": "%s"}\' % nonce, flush=True)\nos._exit(0)\n'
-    lab.start()
-    liar = lab.push({"neurons/miner.py": text}, "liar")
-    lab.until(lambda: lab.failures().get(liar), "it is refused")
-    assert "without an answer" in lab.log()
-
-
-def test_a_release_that_crashes_at_its_start_goes_back_by_itself(lab: Lab) -> None:
-    old = lab.head()
+def test_a_release_that_crashes_goes_back_and_leaves_the_database_as_it_is(lab: Lab) -> None:
+    with sqlite3.connect(lab.home / "database.db") as connection:
+        connection.execute("CREATE TABLE lease (name)")
+        connection.execute("INSERT INTO lease VALUES ('a customer''s')")
+    old, tables = lab.head(), lab.tables()
     process = lab.start()
     crashing = lab.publish("crashes", at_start='raise ZeroDivisionError("at start")')
     lab.until(lambda: lab.words()[-2:] == ["crashes", "one"], "the old one is back")
@@ -69,6 +47,8 @@ def test_a_release_that_crashes_at_its_start_goes_back_by_itself(lab: Lab) -> No
     assert (lab.head(), git(lab.clone, "status", "--porcelain")) == (old, "")
     assert lab.failures()[crashing]["for_good"] is True
     lab.until(lambda: "failed_before" in lab.log(), "it is not tried again")
+    assert lab.tables() == tables
+    assert sorted(file.name for file in lab.home.iterdir()) == ["database.db", "events", "log"]
     lab.publish("two")
     lab.until_settled("two")
 
@@ -78,7 +58,7 @@ def test_a_release_that_kills_its_process_goes_back_under_a_supervisor(lab: Lab)
     process = lab.start()
     lab.publish("dies", at_start="os.kill(os.getpid(), 9)")
     for _ in range(3):
-        assert process.wait(SECONDS) == -signal.SIGKILL
+        assert process.wait(DEADLINE_SECONDS) == -signal.SIGKILL
         process = lab.start()
     lab.until(lambda: lab.words()[-1] == "one", "the old one is back")
     assert lab.words() == ["one", "dies", "dies", "dies", "one"]
@@ -88,10 +68,10 @@ def test_a_release_that_kills_its_process_goes_back_under_a_supervisor(lab: Lab)
 def test_a_release_that_hangs_goes_back_by_itself(lab: Lab) -> None:
     process = lab.start()
     hanging = lab.publish("hangs", at_start="time.sleep(1000)")
-    # How long it may take is what the old release says: 30 s, so the trial is shortened here.
-    lab.until(lambda: lab.trial(), "it is on trial")
     lab.until(lambda: lab.words() == ["one", "hangs"], "it hangs")
-    shorten(lab)
+    # How long it may take is what the old release says: 30 s, so the trial is shortened here.
+    (trial,) = lab.trial()
+    trial.write_text(json.dumps({**json.loads(trial.read_text()), "up_seconds": 1.0}))
     process.kill()
     process.wait()
     process = lab.start()
@@ -101,78 +81,44 @@ def test_a_release_that_hangs_goes_back_by_itself(lab: Lab) -> None:
     assert "it was not up after 1 s" in str(lab.failures()[hanging]["reason"])
 
 
-def shorten(lab: Lab) -> None:
-    (trial,) = lab.trial()
-    trial.write_text(json.dumps({**json.loads(trial.read_text()), "up_seconds": 1.0}))
-
-
 def test_a_release_whose_duties_fail_is_not_confirmed(lab: Lab) -> None:
     lab.start()
     # By the real clock it would fail ever more seldom, and be calm for long enough in between.
     hasty = "global hasty; hasty = SystemClock(); hasty.sleep = lambda seconds: asyncio.sleep(0.05)"
     broken = 'lambda: exec("raise KeyError(1)")'
-    buggy = f"asyncio.get_running_loop().create_task(duty.repeat('proof', {broken}, clock=hasty, pause_seconds=0.05))"
-    failing = lab.publish("fails", at_start=hasty, in_service=buggy)
-    lab.until(lambda: lab.words() == ["one", "fails"], "it runs")
+    buggy = f"asyncio.get_running_loop().create_task(tasks.repeat('proof', {broken}, clock=hasty, pause_seconds=0.05))"
+    failing = lab.publish("fails", at_start=hasty, in_service=buggy, up=30)
     # For several times what would be calm enough.
     lab.until(lambda: lab.log().count("proof failed unexpectedly") > 20, "its duty fails again and again")
     assert lab.trial()
-    shorten(lab)
-    for process in lab.processes:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 0
+    assert lab.words() == ["one", "fails"]
+    assert failing not in lab.failures()
+
+
+@pytest.mark.parametrize("broken", ["import nothing_of_that_name\n", None])
+def test_a_release_that_fails_its_check_and_one_that_meets_local_changes_are_not_run(
+    lab: Lab, broken: str | None
+) -> None:
+    old = lab.head()
     lab.start()
-    lab.until(lambda: lab.words()[-1] == "one", "the old one is back")
-    assert "was not up" in str(lab.failures()[failing]["reason"])
-
-
-def test_a_stop_while_on_trial_does_not_count(lab: Lab) -> None:
-    process = lab.start()
-    lab.publish("two", calm=1000, in_service="note(options, serves=True)")
-    for serving in range(1, 6):
-        lab.until(lambda: sum("serves" in event for event in lab.events()) == serving, "it serves")  # noqa: B023
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 0
-        process = lab.start()
-    assert lab.words().count("one") == 1
-    assert lab.trial()
-
-
-def test_the_database_comes_back_where_a_broken_release_changed_its_tables(lab: Lab) -> None:
-    database = lab.home / "database.db"
-    make_tables(database)
-    lab.start()
-    change = (
-        "c = sqlite3.connect(options.database); c.execute('ALTER TABLE lease ADD COLUMN more'); c.commit(); c.close()"
-    )
-    lab.publish(
-        "migrates", at_start=f"(exec({change!r}) if len(open('events').readlines()) == 2 else None); raise OSError"
-    )
-    lab.until(lambda: lab.words()[-2:] == ["migrates", "one"], "the old one is back")
-    with sqlite3.connect(database) as connection:
-        assert connection.execute("SELECT * FROM lease").fetchall() == [("a customer's",)]
-    assert [file.name for file in lab.home.glob("database.db.of-*")] != []
-    assert "as it was before the update" in lab.log()
-
-
-def test_the_database_stays_where_its_tables_have_not_changed(lab: Lab) -> None:
-    database = lab.home / "database.db"
-    make_tables(database)
-    lab.start()
-    lease = (
-        "c = sqlite3.connect(options.database); c.execute(\"INSERT INTO lease VALUES ('new')\"); c.commit(); c.close()"
-    )
-    lab.publish("crashes", at_start=f"exec({lease!r}); raise OSError")
-    lab.until(lambda: lab.words()[-2:] == ["crashes", "one"], "the old one is back")
-    with sqlite3.connect(database) as connection:
-        assert connection.execute("SELECT count(*) FROM lease").fetchone() == (4,)
-
-
-def make_tables(database: Path) -> None:
-    with sqlite3.connect(database) as connection:
-        connection.execute("CREATE TABLE schema_version (component TEXT PRIMARY KEY, version INTEGER NOT NULL)")
-        connection.execute("CREATE TABLE lease (name)")
-        connection.execute("INSERT INTO lease VALUES ('a customer''s')")
+    if broken:
+        new = lab.push({"compute/base/clock.py": broken}, "broken")
+        lab.until(lambda: lab.failures().get(new, {}).get("for_good"), "it is refused")
+        assert "nothing_of_that_name" in lab.log()
+        lab.until(lambda: "failed_before" in lab.log(), "it is not tried again")
+        assert lab.log().count("checking it") == 1
+        # The branch moves on: what is there now is taken.
+        git(lab.author, "revert", "--no-edit", "HEAD")
+    else:
+        (lab.clone / "config.yaml").write_text("mine")
+    assert (lab.head(), lab.words()) == (old, ["one"])
+    lab.publish("two")
+    if not broken:
+        lab.until(lambda: "these files have local changes: 'config.yaml'. Commit them" in lab.log(), "it is refused")
+        assert (lab.clone / "config.yaml").read_text() == "mine"
+        assert (lab.head(), lab.words()) == (old, ["one"])
+        git(lab.clone, "checkout", "config.yaml")
+    lab.until_settled("two")
 
 
 def test_neurons_of_one_clone_take_a_release_one_after_the_other(lab: Lab) -> None:
@@ -186,28 +132,3 @@ def test_neurons_of_one_clone_take_a_release_one_after_the_other(lab: Lab) -> No
     assert lab.words().count("crashes") <= 6
     assert lab.last_words() == dict.fromkeys(processes, "two")
     assert lab.failures()[broken]["for_good"] is True
-
-
-@pytest.mark.parametrize("missing", ["the clone", "git"])
-def test_where_there_is_nothing_to_update_it_says_so_once_and_runs(lab: Lab, missing: str) -> None:
-    if missing == "git":
-        (lab.home / "bin").mkdir()
-        lab.environment["PATH"] = str(lab.home / "bin")
-    else:
-        (lab.clone / ".git").rename(lab.clone / "elsewhere")
-    process = lab.start()
-    reason = "no_git" if missing == "git" else "not_a_clone"
-    lab.until(lambda: f"reason={reason}" in lab.log(), "it says so")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(15) == 0
-    assert lab.log().count("WARNING") == 1
-
-
-def test_switched_off_it_asks_nobody(lab: Lab) -> None:
-    shutil.rmtree(lab.remote)
-    process = lab.start("--no-auto_update")
-    lab.until(lambda: "auto-update is off" in lab.log(), "it says so")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(15) == 0
-    assert "WARNING" not in lab.log()
-    assert not lab.state("*")

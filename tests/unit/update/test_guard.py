@@ -1,11 +1,12 @@
+import contextlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from compute.update import guard
 from compute.update import trial as trials
 from compute.update.trial import Trial
 
@@ -17,7 +18,7 @@ def test_the_guard_needs_nothing_but_the_standard_library() -> None:
     # -S: there are no installed packages.
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     ours = [name for name in eval(done.stdout) if name.startswith("compute")]
-    assert ours == ["compute", *(f"compute.update{name}" for name in ("", ".back", ".guard", ".trial"))]
+    assert ours == ["compute", *(f"compute.update{name}" for name in ("", ".guard", ".trial"))]
 
 
 @pytest.mark.parametrize("role", ["miner", "validator"])
@@ -25,19 +26,12 @@ def test_the_guard_begins_before_anything_that_may_be_broken(role: str) -> None:
     code = f"import sys; sys.argv = ['x']; import neurons.{role}; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     ours = {name for name in eval(done.stdout) if name.startswith("compute.")}
-    assert ours == {f"compute.update{name}" for name in ("", ".back", ".guard", ".trial")}
-
-
-@pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / ".git").mkdir()
-    monkeypatch.setattr(trials, "ROOT", tmp_path)
-    return tmp_path
+    assert ours == {f"compute.update{name}" for name in ("", ".guard", ".trial")}
 
 
 def test_a_trial_is_read_as_it_was_written(clone: Path) -> None:
     assert trials.load() is None
-    trial = Trial("a", "b", "refs/heads/main", "a", ["x==1"], "db", 1.5, 2, "failed", for_good=False)
+    trial = Trial("a", "b", "refs/heads/main", ["x==1"], 1.5, 2, "failed", for_good=False)
     trials.save(trial)
     assert trials.load() == trial
     trials.forget()
@@ -46,27 +40,49 @@ def test_a_trial_is_read_as_it_was_written(clone: Path) -> None:
 
 
 def test_a_trial_of_another_release_may_have_more_or_fewer_fields(clone: Path) -> None:
-    trials.save(Trial("a", "b", "refs/heads/main", "a"))
-    (file,) = (clone / ".git" / "compute-update").glob("trial-*")
+    trials.save(Trial("a", "b", "refs/heads/main"))
+    file = clone / ".git" / "compute-update" / "trial"
     document = json.loads(file.read_text())
     del document["packages"], document["for_good"]
     file.write_text(json.dumps({**document, "more": 1}))
-    assert trials.load() == Trial("a", "b", "refs/heads/main", "a")
+    assert trials.load() == Trial("a", "b", "refs/heads/main")
+
+
+# As release 2.0.0 (f252ea9) leaves it when it has just switched to this one.
+OLD_TRIAL = {
+    **{"old": "a", "new": "b", "ref": "refs/heads/main", "old_value": "a", "packages": ["x==1"]},
+    **{"database": "/db", "up_seconds": 600.0, "starts": 0, "failed": "", "for_good": True},
+}
+
+
+def test_the_trial_of_a_release_that_had_one_for_each_command_line_goes_on(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = clone / ".git" / "compute-update"
+    folder.mkdir()
+    monkeypatch.setattr(trials, "FOLDER", "/home/someone")
+    monkeypatch.setattr(sys, "orig_argv", ["python", "neurons/miner.py", "--netuid", "27"])
+    name = "7b3bfd263cc10312"
+    for kind in ("trial", "database"):
+        (folder / f"{kind}-{name}").write_text(json.dumps(OLD_TRIAL))
+    (folder / "trial-0123456789abcdef").write_text("another neuron's")
+    trial = trials.load()
+    assert trial == Trial("a", "b", "refs/heads/main", ["x==1"])
+    assert trial.is_own
+    trial.starts = 1
+    trials.save(trial)
+    assert trials.load() == trial
+    trials.forget()
+    assert trials.load() is None
+    assert [file.name for file in folder.iterdir()] == ["trial-0123456789abcdef"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '"x"'])
 def test_a_broken_trial_is_none(clone: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    trials.save(Trial("a", "b", "refs/heads/main", "a"))
-    (file,) = (clone / ".git" / "compute-update").glob("trial-*")
-    file.write_text(text)
+    trials.save(Trial("a", "b", "refs/heads/main"))
+    (clone / ".git" / "compute-update" / "trial").write_text(text)
     assert trials.load() is None
     assert "cannot be read" in capsys.readouterr().err
-
-
-def test_another_command_line_is_another_neuron(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trials.save(Trial("a", "b", "refs/heads/main", "a"))
-    monkeypatch.setattr(sys, "orig_argv", ["python", "neurons/miner.py", "--status"])
-    assert trials.load() is None
 
 
 def test_failures_are_counted_and_the_oldest_forgotten(clone: Path) -> None:
@@ -86,19 +102,45 @@ def test_what_failed_for_good_stays_so(clone: Path) -> None:
     assert (trials.failures()["a"]["for_good"], trials.failures()["a"]["reason"]) == (True, "it crashed")
 
 
-def test_the_trials_of_other_neurons_are_seen_for_an_hour(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trials.save(Trial("a", "b", "refs/heads/main", "a"))
-    assert not trials.others(), "its own does not count"
-    monkeypatch.setattr(sys, "orig_argv", ["python", "neurons/validator.py"])
-    assert trials.others()
-    (file,) = (clone / ".git" / "compute-update").glob("trial-*")
-    os.utime(file, (0, 0))
-    assert not trials.others()
-
-
 def test_without_a_clone_there_is_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "ROOT", tmp_path)
     assert trials.state_folder() is None
     assert trials.load() is None
     assert trials.failures() == {}
     trials.forget()
+
+
+def test_a_program_of_the_clone_outlives_its_neuron_with_the_lock(clone: Path) -> None:
+    with trials.lock(wait=False) as first:
+        assert first
+        with trials.lock(wait=False) as second:
+            assert not second
+        # What was started under it, and is not ours to end.
+        child = subprocess.Popen(["sleep", "1000"], pass_fds=tuple(trials._locks))
+    with trials.lock(wait=False) as third:
+        assert not third
+    child.kill()
+    child.wait()
+    with trials.lock(wait=False) as fourth:
+        assert fourth
+
+
+@pytest.mark.parametrize(("of_the_watched", "restarts"), [(True, True), (False, False), (None, False)])
+def test_what_is_not_up_in_time_goes_back(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, of_the_watched: bool | None, restarts: bool
+) -> None:
+    class Restart(BaseException):
+        pass
+
+    def restart() -> None:
+        raise Restart
+
+    monkeypatch.setattr(guard, "restart", restart)
+    watched = Trial("a", "b", "refs/heads/main", up_seconds=0.0)
+    if of_the_watched is not None:
+        # The next trial of the same process, about to restart, is not the watched one.
+        trials.save(watched if of_the_watched else Trial("b", "c", "refs/heads/main"))
+    with pytest.raises(Restart) if restarts else contextlib.nullcontext():
+        guard._watch(watched)
+    trial = trials.load()
+    assert (trial.failed if trial else "") == ("it was not up after 0 s" if restarts else "")

@@ -2,9 +2,8 @@ import asyncio
 import os
 import signal
 import time
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,21 +12,13 @@ from compute.base import tasks as duty
 from compute.base.clock import ManualClock
 from compute.base.process import EXIT_OK, EXIT_RESTART, StartAnew, run_neuron
 from compute.miner.options import parse_miner
-from compute.update import guard, self_update
+from compute.update import self_update
 from compute.update import trial as trials
 from compute.update.check import Release
-from compute.update.decision import Offer, Relation, Take
 from compute.update.self_update import LOCAL, Pace, SelfUpdate
 from compute.update.trial import Trial
 
-
-@pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / ".git").mkdir()
-    monkeypatch.setattr(trials, "ROOT", tmp_path)
-    monkeypatch.setattr(duty, "unexpected", Counter())
-    monkeypatch.setattr(guard, "_confirmed", asyncio.Event())
-    return tmp_path
+from .conftest import Repositories
 
 
 def update_of(clock: ManualClock, *argv: str) -> SelfUpdate:
@@ -82,10 +73,7 @@ async def test_a_failure_of_the_update_is_not_the_neurons(
         await ended.wait()
 
     running = asyncio.create_task(update.beside(service(), up=up, safe=never))
-    deadline = time.monotonic() + 20
-    while "ZeroDivisionError" not in caplog.text:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
+    await until(lambda: "ZeroDivisionError" in caplog.text)
     assert not running.done()
     ended.set()
     await asyncio.wait_for(running, 10)
@@ -93,7 +81,7 @@ async def test_a_failure_of_the_update_is_not_the_neurons(
 
 async def test_a_new_commit_is_confirmed_after_a_calm_while(clone: Path) -> None:
     clock, up = ManualClock(), asyncio.Event()
-    trials.save(Trial("a", "b", "refs/heads/main", "a"))
+    trials.save(Trial("a", "b", "refs/heads/main"))
     running = asyncio.create_task(update_of(clock, "--no-auto_update").beside(never(), up=up, safe=never))
     await passes(clock, 100)
     assert trials.load() is not None, "not before the neuron is up"
@@ -124,7 +112,7 @@ async def test_the_restart_waits_for_a_safe_moment_and_the_service_has_ended(
 
     async def at_once(work: Any) -> bool:
         if work == update._look:
-            update._release = Release("a", Offer("refs/heads/main", "b", "b", Relation.DESCENDANT))
+            update._release = Release("a", "b")
         return True
 
     monkeypatch.setattr(update, "_in_thread", at_once)
@@ -162,14 +150,68 @@ def test_without_a_release_the_end_is_the_end(clone: Path) -> None:
 def test_who_has_found_a_release_keeps_its_turn_until_it_has_switched_or_ended(
     clone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    offer = Offer("refs/heads/main", "b" * 40, "b" * 40, Relation.DESCENDANT)
-    there: Any = SimpleNamespace(state=clone / "state", look=lambda: None)
-    monkeypatch.setattr(self_update, "decide", lambda look: Take(offer))
-    monkeypatch.setattr(self_update, "check", lambda *_: Release("a" * 40, offer))
+    monkeypatch.setattr(self_update.clone, "look", lambda running: "b" * 40)
+    monkeypatch.setattr(self_update, "check", lambda *_: Release("a" * 40, "b" * 40))
     one, two = (update_of(ManualClock()) for _ in range(2))
-    one._clone = two._clone = there
     assert one._look()
     # It waits for a safe moment, and ends its service: its trial is not written yet.
     assert not two._look()
     assert one.finish(EXIT_OK) == EXIT_OK
     assert two._look()
+
+
+def test_no_neuron_looks_while_another_one_has_a_commit_on_trial(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(self_update.clone, "look", lambda running: "b" * 40)
+    monkeypatch.setattr(self_update, "check", lambda *_: Release("a" * 40, "b" * 40))
+    trials.save(Trial("a", "b", "refs/heads/main", neuron="another"))
+    assert not update_of(ManualClock())._look()
+    assert trials.load() is not None
+    # One that nobody has started again for an hour is forgotten.
+    os.utime(clone / ".git" / "compute-update" / "trial", (0, 0))
+    update = update_of(ManualClock())
+    assert update._look()
+    assert trials.load() is None
+    update.finish(EXIT_OK)
+
+
+async def test_switched_off_it_asks_nobody_and_writes_nothing(
+    there: Repositories, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    there.release()
+    before = sorted((there.root / ".git").rglob("*"))
+    clock, up = ManualClock(), asyncio.Event()
+    up.set()
+    monkeypatch.setattr(trials, "run", None)  # called, it would be an error
+    running = asyncio.create_task(update_of(clock, "--auto_update", "false").beside(never(), up=up, safe=never))
+    await passes(clock, 5000)
+    assert "auto-update is off" in caplog.text
+    assert "has failed" not in caplog.text
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert sorted((there.root / ".git").rglob("*")) == before
+
+
+@pytest.mark.parametrize(("missing", "reason"), [("the clone", "not_a_clone"), ("git", "no_git")])
+async def test_where_there_is_nothing_to_update_it_says_so_once_and_runs(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, missing: str, reason: str
+) -> None:
+    if missing == "git":
+        monkeypatch.setenv("PATH", str(clone))
+    else:
+        (clone / ".git").rmdir()
+    up = asyncio.Event()
+    up.set()
+    running = asyncio.create_task(update_of(ManualClock()).beside(never(), up=up, safe=never))
+    await until(lambda: caplog.records)
+    assert [record.reason for record in caplog.records] == [reason]  # type: ignore[attr-defined]
+    assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
