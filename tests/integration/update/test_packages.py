@@ -54,6 +54,7 @@ def test_a_release_brings_its_packages_and_takes_them_back(packaged: Lab) -> Non
     lab.until(lambda: "up_to_date" in lab.log(), "the first look")
     make_wheel(lab.folder / "wheels", "2.0")
     lab.publish("crashes", requirements="tiny>=2.0\n", at_start=f"{USES}; raise OSError")
+    lab.until(lambda: "passed its check" in lab.log(), "an environment is made, and pip is asked four times")
     lab.until(lambda: lab.words()[-2:] == ["crashes", "one"], "the old one is back")
     assert [event["tiny"] for event in lab.events() if "tiny" in event] == ["2.0"] * 3
     assert installed(lab) == "1.0"

@@ -101,6 +101,7 @@ def test_a_release_that_fails_its_check_and_one_that_meets_local_changes_are_not
 ) -> None:
     old = lab.head()
     lab.start()
+    lab.until(lambda: "up_to_date" in lab.log(), "the first look")
     if broken:
         new = lab.push({"compute/base/clock.py": broken}, "broken")
         lab.until(lambda: lab.failures().get(new, {}).get("for_good"), "it is refused")
