@@ -32,6 +32,7 @@ class Repositories:
             for clone in (self.author, self.root):
                 config = clone / ".git" / "config"
                 config.write_text(config.read_text().replace(str(seed), str(folder)))
+                git(clone, "update-index", "--refresh")  # a copy is another file, until git has looked
             self.old = git(self.root, "rev-parse", "HEAD")
             return
         git(folder, "init", "--quiet", "--bare", "--initial-branch=main", str(self.remote))
