@@ -11,6 +11,7 @@ from compute.incentive.config import parse_config
 from compute.proof.calibrate import Calibration, calibrate, cpu_calibration, devices_here
 from compute.proof.models import CPU_MODEL, GpuModel, ProofSettings
 from compute.proof.statement import dims_for
+from tests.waiting import DEADLINE_SECONDS
 
 
 def core(tflops16: float) -> GpuModel:
@@ -43,8 +44,17 @@ def test_settings_that_are_defaults_are_left_out() -> None:
 
 
 async def test_a_calibration_measures_the_real_worker() -> None:
-    # A pass is a few hundredths of computing, so that a busy computer does not make it a half.
-    settings = ProofSettings(device="cpu", rows=2048, k=4096, columns=256, tile_rows=512, min_passes=3, max_passes=3)
+    # A pass is a few hundredths of computing, and they are many, so that a busy computer does not make them a half.
+    settings = ProofSettings(
+        device="cpu",
+        rows=2048,
+        k=4096,
+        columns=256,
+        tile_rows=512,
+        min_passes=64,
+        max_passes=64,
+        phase_deadline_floor_seconds=DEADLINE_SECONDS,
+    )
     runs: list[int] = []
     model = await calibrate(
         settings=settings, name=CPU_MODEL, vram_gb=0.5, devices=2, runs=1, on_run=lambda: runs.append(1)

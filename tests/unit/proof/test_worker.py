@@ -20,7 +20,6 @@ from compute.base.errors import ProofError
 from compute.base.reasons import ProofReason
 from compute.incentive.config import load_config
 from compute.proof import bootstrap, worker
-from compute.proof.calibrate import DISTURBED
 from compute.proof.conversation import Conversation
 from compute.proof.models import MAX_DEVICES, Claim, GpuModel, ProofSettings
 from compute.proof.pipes import ProcessChannel, local_worker
@@ -30,23 +29,30 @@ from tests.waiting import DEADLINE_SECONDS
 
 SOURCE = Path(worker.__file__).read_text(encoding="utf-8")
 MODEL = GpuModel("CPU core", tflops16=1e-6, vram_gb=1.0, bandwidth_gbs=None)
-# Three tiles, the last one short; three blocks, the last one short.
-SETTINGS = ProofSettings(device="cpu", rows=2500, k=4096, columns=256, tile_rows=1024, min_passes=5, max_passes=5)
+# Three tiles, the last one short; three blocks, the last one short. So many passes that a pause of this machine among
+# them does not make each of them look as long as half of computing.
+SETTINGS = ProofSettings(
+    device="cpu",
+    rows=2500,
+    k=4096,
+    columns=256,
+    tile_rows=1024,
+    min_passes=64,
+    max_passes=64,
+    phase_deadline_floor_seconds=DEADLINE_SECONDS,
+)
 DIMS = Dims(rows=64, k=32, columns=32, passes=3, tile_rows=64)
 
 
 async def test_an_honest_machine_proves_both_its_devices(prove: Any) -> None:
     target = Target("miner", Claim("CPU core", 2), local_worker)
-    for _ in range(3):
-        (verdict,) = await prove([target], model=MODEL, settings=SETTINGS, clock=SystemClock())
-        if verdict.reason not in DISTURBED:
-            break
+    (verdict,) = await prove([target], model=MODEL, settings=SETTINGS, clock=SystemClock())
     assert (verdict.reason, verdict.gpu, verdict.count, verdict.detail) == (ProofReason.OK, "CPU core", 2, "")
     for device in verdict.devices:
         assert device.tflops16 is not None
         assert device.compute_seconds is not None
         assert 0 < device.tflops16 < 100
-        assert 0 < device.compute_seconds < 20
+        assert device.compute_seconds > 0
         assert device.vram_bytes == 2 * 2500 * 256
 
 
