@@ -51,13 +51,8 @@ _DELIVERY_SECONDS = 5.0
 NOWHERE = "192.0.2.1"
 
 
-def run(
-    options: ValidatorOptions,
-    *,
-    chain_type: type[SubtensorChain] = SubtensorChain,
-    facts_type: type[FactStore] = FactStore,
-) -> int:
-    """Run until stopped; returns the exit code. The types are for programs that try what a validator survives."""
+def run(options: ValidatorOptions, *, chain_type: type[SubtensorChain] = SubtensorChain) -> int:
+    """Run until stopped; returns the exit code. ``chain_type`` is for programs that try what a validator survives."""
     update = SelfUpdate("validator", options, SystemClock())
 
     async def main() -> None:
@@ -68,7 +63,7 @@ def run(
         own_hotkey = str(wallet.hotkey.ss58_address)
         database = Database(options.database)
         # The first, so that a database with other tables and without these is none of a validator.
-        facts = facts_type(database)
+        facts = FactStore(database)
         evidence = RentalEvidence(database)
         clock = SystemClock()
         outbox = Outbox(database)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import subprocess
@@ -15,8 +14,7 @@ from typing import Any
 from compute.base.store import Database
 from compute.demo.cast import Actor, Kind
 from compute.demo.stage import VALIDATOR, Stage
-from compute.localnet.settings import config_text
-from compute.proof.calibrate import calibrate_cpu
+from compute.testing.rates import easy_config
 from compute.validator.show import MinerRow, miner_rows
 from compute.validator.store import FactStore, WeightsState
 
@@ -35,8 +33,7 @@ class Subnet:
         self._axon_port, self._ssh_port = free_ports(2)
 
     def open(self) -> None:
-        calibration = asyncio.run(calibrate_cpu(runs=1))
-        self.stage.config_path.write_text(config_text(calibration), encoding="utf-8")
+        self.stage.config_path.write_text(easy_config(), encoding="utf-8")
         self.stage.start_chain()
         for name in (VALIDATOR, MINER):
             self.stage.register(name)
