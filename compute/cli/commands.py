@@ -20,9 +20,8 @@ from compute.rental.records import GrantRecord
 from compute.rental.service import RenterService
 from compute.wire.dockerfile import script_of
 from compute.wire.requirements import DeviceRequirement
+from compute.wire.terms import GIB, MIB_PER_GIB
 
-_GIB = 1 << 30
-_MIB_PER_GIB = 1024
 #: What an offer is asked about: whether the machine could take anybody at all.
 _ANYTHING = DeviceRequirement(cpu_count=1)
 
@@ -242,7 +241,7 @@ def requirement_from(arguments: Mapping[str, Any]) -> DeviceRequirement:
     if arguments["cpus"] is not None:
         requirement = replace(requirement, cpu_count=arguments["cpus"])
     if arguments["min_disk"] is not None:
-        requirement = replace(requirement, disk_bytes=arguments["min_disk"] * _GIB)
+        requirement = replace(requirement, disk_bytes=arguments["min_disk"] * GIB)
     return _filtered(requirement, arguments)
 
 
@@ -266,9 +265,9 @@ def _filtered(requirement: DeviceRequirement, arguments: Mapping[str, Any]) -> D
     if arguments["count"] is not None:
         requirement = replace(requirement, gpu_count=arguments["count"])
     if arguments["min_vram"] is not None:
-        requirement = replace(requirement, gpu_capacity_mib=arguments["min_vram"] * _MIB_PER_GIB)
+        requirement = replace(requirement, gpu_capacity_mib=arguments["min_vram"] * MIB_PER_GIB)
     if arguments["min_ram"] is not None:
-        requirement = replace(requirement, ram_bytes=arguments["min_ram"] * _GIB)
+        requirement = replace(requirement, ram_bytes=arguments["min_ram"] * GIB)
     return requirement
 
 

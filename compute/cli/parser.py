@@ -12,6 +12,8 @@ from compute.base.options import kinds
 from compute.base.options.option import OptionGroup, OptionParser, add_groups, again, option, resolve
 from compute.base.options.shared import NeuronOptions, SubtensorOptions, WalletOptions
 from compute.base.store import key_file_beside
+from compute.wire.requirements import MAX_CAPACITY, MAX_COUNT
+from compute.wire.terms import DEFAULT_DAYS, DEFAULT_HOTKEY_DAYS, GIB, MAX_DAYS, SECONDS_PER_DAY
 
 EXAMPLE_REQUIREMENT = (
     "{'cpu':{'count':1}, 'gpu':{'count':1}, 'hard_disk':{'capacity':10737418240}, 'ram':{'capacity':1073741824}}"
@@ -47,10 +49,10 @@ For this and every later session, with register.py on the PATH as in an active .
 """
 
 
-_count = kinds.integer(0, 1 << 16)
-_gib = kinds.integer(0, 1 << 30)
-_days = kinds.integer(1, 366)
-_seconds = kinds.integer(1, 7 * 86_400)
+_count = kinds.integer(0, MAX_COUNT)
+_gib = kinds.integer(0, MAX_CAPACITY // GIB)
+_days = kinds.integer(1, MAX_DAYS)
+_seconds = kinds.integer(1, 7 * SECONDS_PER_DAY)
 
 
 @dataclass(frozen=True)
@@ -139,14 +141,14 @@ def build_parser() -> OptionParser:
     allocate = command(
         "allocate", "rent the machine that fits a requirement best", takes="[REQUIREMENT]", details=_REQUIREMENT_HELP
     )
-    _add_requirement(allocate, days=90)
+    _add_requirement(allocate, days=DEFAULT_DAYS)
     allocate.add_argument("--explain", action="store_true", help="only say which machine would be chosen, and why")
 
     by_hotkey = command(
         "allocate-hotkey", "rent the machine of one miner", takes="HOTKEY [REQUIREMENT]", details=_REQUIREMENT_HELP
     )
     by_hotkey.add_argument("hotkey", metavar="HOTKEY", help="ss58 address of the miner's hotkey")
-    _add_requirement(by_hotkey, days=30)
+    _add_requirement(by_hotkey, days=DEFAULT_HOTKEY_DAYS)
 
     command("list", "list your allocations")
     _add_name(command("show", "show one allocation, and ask the miner whether it lives", takes="NAME"))

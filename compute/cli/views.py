@@ -10,8 +10,7 @@ from compute.rental.market import Offer
 from compute.rental.records import GrantRecord, Penalty
 from compute.rental.selection import Explanation
 from compute.wire.specs import MachineSpecs
-
-_GIB = 1 << 30
+from compute.wire.terms import GIB, MIB_PER_GIB
 
 GRANT_COLUMNS = (
     Column("NAME"),
@@ -163,12 +162,12 @@ def _machine_cells(specs: MachineSpecs | None) -> list[str]:
     if specs is None:
         return ["-"] * 6
     models = sorted({gpu.name for gpu in specs.gpus})
-    each = sorted({gpu.capacity_mib / 1024 for gpu in specs.gpus})
+    each = sorted({gpu.capacity_mib / MIB_PER_GIB for gpu in specs.gpus})
     return [
         " / ".join(models) or "-",
         str(len(specs.gpus)),
         "/".join(f"{gib:.0f}" for gib in each) or "-",
         str(specs.cpu_count),
-        f"{specs.ram_available / _GIB:.0f}",
-        f"{specs.disk_free / _GIB:.0f}",
+        f"{specs.ram_available / GIB:.0f}",
+        f"{specs.disk_free / GIB:.0f}",
     ]

@@ -29,6 +29,7 @@ from compute.wire.client import DendriteCaller
 from compute.wire.keys import SecretBox
 from compute.wire.requirements import DeviceRequirement
 from compute.wire.signing import SignerMemory, verify_signature
+from compute.wire.terms import GIB
 
 COMMAND = ("uname", "-sm")
 _POLL_SECONDS = 0.4
@@ -152,7 +153,7 @@ class Story:
                 signatures=SignedAnswers(verify_signature, SignerMemory(database), clock),
             )
             self._say(f"renting the best machine, uid {best.uid}")
-            requirement = DeviceRequirement(cpu_count=1, gpu_count=best.count, ram_bytes=1 << 30)
+            requirement = DeviceRequirement(cpu_count=1, gpu_count=best.count, ram_bytes=GIB)
             grant = await renter.allocate(requirement, hotkey=best.hotkey, days=1)
             try:
                 self._say(f"running {' '.join(COMMAND)} on uid {best.uid} over SSH")

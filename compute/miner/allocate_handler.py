@@ -12,18 +12,16 @@ from typing import Any
 from compute.base.clock import within
 from compute.base.errors import LeaseError, StoreError
 from compute.base.reasons import Refusal
-from compute.miner.leases.manager import KeyLine, LeaseManager, LeaseRequest
+from compute.miner.leases.manager import LeaseManager, LeaseRequest
 from compute.miner.leases.store import Owner
-from compute.miner.runtimes.base import LeaseKind
 from compute.wire import dockerfile
 from compute.wire.keys import canonical_rsa, check_public_line
 from compute.wire.receipts import Receipt, ReceiptError
 from compute.wire.requirements import DeviceRequirement, wants_probe
+from compute.wire.terms import MAX_DAYS, SECONDS_PER_DAY, KeyLine, LeaseKind
 
 logger = logging.getLogger(__name__)
 
-SECONDS_PER_DAY = 86_400
-MAX_DAYS = 366
 _MAX_IMAGE_CHARACTERS = 256
 _GRACE_SECONDS = 10.0
 _DEFAULT_VOLUME_PATHS = ("", "/tmp")  # noqa: S108 - the wire's default, never a path that this code opens

@@ -26,7 +26,7 @@ from compute.miner.hardware import Hardware, docker_host, hardware_of
 from compute.miner.leases.manager import LeaseManager
 from compute.miner.leases.store import LeaseStore
 from compute.miner.options import MinerOptions, RuntimeKind
-from compute.miner.runtimes.base import LeaseKind, Runtime
+from compute.miner.runtimes.base import Runtime
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine
 from compute.miner.runtimes.docker_options import DockerSettings
@@ -41,6 +41,7 @@ from compute.wire.receipts import Receipt
 from compute.wire.server import AxonServer
 from compute.wire.signing import SignerMemory, verify_signature
 from compute.wire.specs import MachineSpecs, claim_of
+from compute.wire.terms import LeaseKind
 
 logger = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ from compute.wire.lease_client import AllocationClient
 from compute.wire.peer import Caller, Peer
 from compute.wire.requirements import DeviceRequirement
 from compute.wire.specs import MachineSpecs, SpecsError, parse_specs
+from compute.wire.terms import GIB
 
 if TYPE_CHECKING:
     from compute.chain.subtensor import Metagraph, Neuron
 
 SPECS_TIMEOUT_SECONDS = 10.0
 _CALLS_AT_ONCE = 64
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Offer:
             return "a machine of unknown specs"
         models = sorted({gpu.name for gpu in self.specs.gpus})
         gpus = f"{len(self.specs.gpus)} × {' / '.join(models)}" if models else "no GPU"
-        return f"{gpus}, {self.specs.cpu_count} CPUs, {self.specs.ram_total / _GIB:.0f} GiB RAM"
+        return f"{gpus}, {self.specs.cpu_count} CPUs, {self.specs.ram_total / GIB:.0f} GiB RAM"
 
 
 class Market:

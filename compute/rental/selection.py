@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from compute.wire.requirements import DeviceRequirement, shortfall
 from compute.wire.specs import Gpu, MachineSpecs
+from compute.wire.terms import GIB, MIB_PER_GIB
 
-_GIB = 1 << 30
 #: GPUs within this many GiB in total are the same size: drivers report a little less than the label says.
 _MEMORY_STEP_GIB = 8
 
@@ -137,8 +137,8 @@ def _obstacle(requirement: DeviceRequirement, candidate: Candidate) -> str | Non
 
 def _rank_of(candidate: Candidate, gpu_scores: Mapping[str, float]) -> _Rank:
     machine = candidate.machine()
-    memory_gib = sum(gpu.capacity_mib for gpu in machine.gpus) / 1024
-    host_size = max(machine.cpu_count, 1) * max(machine.ram_total / _GIB, 1.0)
+    memory_gib = sum(gpu.capacity_mib for gpu in machine.gpus) / MIB_PER_GIB
+    host_size = max(machine.cpu_count, 1) * max(machine.ram_total / GIB, 1.0)
     return _Rank(
         fit=_Fit(
             gpu_value=round(sum(gpu_scores.get(gpu.name, 0.0) for gpu in machine.gpus), 3),
@@ -172,4 +172,4 @@ def _describe(candidate: Candidate) -> str:
     models = sorted({gpu.name for gpu in machine.gpus})
     gpus = f"{len(machine.gpus)} × {' / '.join(models)}" if models else "no GPU"
     claimed = " (claimed)" if models and candidate.proven is None else ""
-    return f"{gpus}{claimed}, {machine.cpu_count} CPUs, {machine.ram_total / _GIB:.0f} GiB RAM"
+    return f"{gpus}{claimed}, {machine.cpu_count} CPUs, {machine.ram_total / GIB:.0f} GiB RAM"

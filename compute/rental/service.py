@@ -29,10 +29,11 @@ from compute.rental.selection import Explanation, Proven
 from compute.rental.ssh_command import SshTarget, ssh_invocation
 from compute.wire.answers import SignedAnswers
 from compute.wire.keys import check_public_line, fingerprint
-from compute.wire.lease_client import AllocationClient, Change, KeyLine
+from compute.wire.lease_client import AllocationClient
 from compute.wire.peer import Caller
 from compute.wire.receipts import Issuer
 from compute.wire.requirements import DeviceRequirement
+from compute.wire.terms import DEFAULT_DAYS, DEFAULT_HOTKEY_DAYS, MAX_DAYS, Change, KeyLine
 
 if TYPE_CHECKING:
     from compute.base.ssh import CommandResult
@@ -40,10 +41,6 @@ if TYPE_CHECKING:
 
 #: How many machines one ``allocate`` tries before it gives up.
 MAX_ATTEMPTS = 5
-DEFAULT_DAYS = 90
-DEFAULT_HOTKEY_DAYS = 30
-#: What a miner allows at most.
-MAX_DAYS = 366
 
 T = TypeVar("T")
 

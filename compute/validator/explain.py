@@ -23,6 +23,7 @@ from compute.validator.store import (
     WeightsState,
 )
 from compute.wire.specs import SpecsError, parse_specs
+from compute.wire.terms import GIB
 
 if TYPE_CHECKING:
     from compute.rental.evidence import Rental
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 # Their detail says in words what the numbers say.
 _NUMBERS_SAY_IT = (ProofReason.SLOWER_THAN_CLAIMED, ProofReason.NOT_RESIDENT)
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _machine(specs: str) -> str:
         return str(error)
     models = sorted({f"{gpu.name} ({gpu.capacity_mib} MiB)" for gpu in machine.gpus})
     gpus = f"{len(machine.gpus)} × {' / '.join(models)}" if models else "no GPU"
-    return f"{gpus}, {machine.cpu_count} CPUs, {machine.ram_total / _GIB:.0f} GiB RAM"
+    return f"{gpus}, {machine.cpu_count} CPUs, {machine.ram_total / GIB:.0f} GiB RAM"
 
 
 def _proofs(facts: FactStore, hotkey: str, config: Config) -> Iterator[Event]:

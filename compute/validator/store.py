@@ -18,6 +18,7 @@ from compute.proof.models import DeviceMeasurement, MachineVerdict
 from compute.validator.rental_table import RentalTable
 from compute.validator.row_cache import RowCache, among, at_once, values
 from compute.validator.schema import SCHEMA
+from compute.wire.terms import SECONDS_PER_DAY
 
 # Every hotkey with a verdict, by one step in the index for each: GROUP BY and DISTINCT read all verdicts there are,
 # some hundreds of each hotkey, while the event loop stands still.
@@ -36,7 +37,7 @@ _VERDICT = """
 
 _VERDICTS_KEPT_PER_HOTKEY = 200
 _JOURNAL_KEPT = 500
-_ABSENT_KEPT_SECONDS = 7 * 86_400.0
+_ABSENT_KEPT_SECONDS = 7.0 * SECONDS_PER_DAY
 
 
 @dataclass(frozen=True)

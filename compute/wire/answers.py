@@ -17,6 +17,7 @@ from compute.wire import signing
 from compute.wire.keys import RenterKey
 from compute.wire.peer import Peer
 from compute.wire.signing import SignerMemory, Verifier
+from compute.wire.terms import HOST_KEY, MAX_RETRY_AFTER_SECONDS
 
 _log = logging.getLogger(__name__)
 
@@ -24,8 +25,6 @@ _log = logging.getLogger(__name__)
 _MAX_INFO_CHARACTERS = 512
 _MAX_TEXT_CHARACTERS = 200
 _USERNAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
-_HOST_KEY = re.compile(r"SHA256:[A-Za-z0-9+/]{43}\Z")
-_MAX_RETRY_SECONDS = 86_400
 _MAX_NUMBER = 1 << 62
 #: What only this side concludes; a miner that sends one of these has stated nothing.
 _OURS = frozenset({Refusal.UNSPECIFIED, Refusal.BAD_ANSWER, Refusal.UNPINNED})
@@ -102,7 +101,7 @@ def _refusal(stated: object) -> Refusal:
 
 
 def _seconds(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_RETRY_SECONDS:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_RETRY_AFTER_SECONDS:
         return None
     return float(value)
 
@@ -131,7 +130,7 @@ def open_info(peer: Peer, owner: RenterKey, sealed: object) -> Info:
         raise _nonsense(peer, "info has no port from 1 to 65535")
     if password is not None and not (isinstance(password, str) and password.isprintable()):
         raise _nonsense(peer, "info has a password that is no printable text")
-    if host_key is not None and not (isinstance(host_key, str) and _HOST_KEY.match(host_key)):
+    if host_key is not None and not (isinstance(host_key, str) and HOST_KEY.match(host_key)):
         raise _nonsense(peer, "info has a host_key that is no SHA256 fingerprint")
     return Info(username=username, password=password or None, port=port, host_key=host_key)
 

@@ -12,7 +12,6 @@ import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import Any
 
 from compute.base.clock import Clock
@@ -25,12 +24,9 @@ from compute.wire.keys import RenterKey, SessionKey
 from compute.wire.peer import Caller, Peer
 from compute.wire.receipts import Receipt
 from compute.wire.requirements import DeviceRequirement
+from compute.wire.terms import PROBE_SECONDS, SECONDS_PER_DAY, Change, KeyLine
 
 _log = logging.getLogger(__name__)
-
-SECONDS_PER_DAY = 86_400
-#: How long a probe's lease may last on the miner, whatever it asks for.
-PROBE_SECONDS = 600
 
 CHECK_TIMEOUT_SECONDS = 15.0
 #: Older miners build an image inside the request, so one call may take this long.
@@ -40,24 +36,6 @@ RELEASE_TIMEOUT_SECONDS = 10.0
 RELEASE_ATTEMPTS = 3
 RETRY_SECONDS = 2.0
 MAX_RETRY_SECONDS = 30.0
-
-
-class Change(str, Enum):
-    """What an owner may do to a live lease, by its name on the wire."""
-
-    RESTART = "restart"
-    PAUSE = "pause"
-    UNPAUSE = "unpause"
-    EXCHANGE_KEY = "exchange_key"
-    EXTEND = "extend"
-    RECEIPT = "receipt"
-
-
-class KeyLine(str, Enum):
-    """Which line of ``authorized_keys`` an exchange replaces: 1 is ``user``, 2 is ``terminal``."""
-
-    USER = "user"
-    TERMINAL = "terminal"
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 
 from compute.base.clock import Clock
 from compute.base.errors import ComputeError
+from compute.wire.terms import HOST_KEY, SECONDS_PER_DAY
 
 if TYPE_CHECKING:
     from compute.wire.signing import Signer, Verifier
 
-MAX_SECONDS = 7 * 86_400
+MAX_SECONDS = 7 * SECONDS_PER_DAY
 """The longest that one receipt may be good for; a longer lease needs more than one."""
 
 RENEW_SECONDS = MAX_SECONDS / 2
@@ -33,7 +34,6 @@ CLOCK_SKEW_SECONDS = 600
 
 _TAG = "compute-subnet rental receipt v1"
 _HOTKEY = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
-_HOST_KEY = re.compile(r"SHA256:[A-Za-z0-9+/]{43}\Z")
 _SIGNATURE = re.compile(r"0x[0-9a-f]{128}\Z")
 _MAX_UNTIL = 1 << 40
 
@@ -69,7 +69,7 @@ class Receipt:
         return cls(
             validator=_text(wire, "validator", _HOTKEY),
             miner=_text(wire, "miner", _HOTKEY),
-            host_key=_text(wire, "host_key", _HOST_KEY),
+            host_key=_text(wire, "host_key", HOST_KEY),
             port=_number(wire, "port", 65_535),
             until=_number(wire, "until", _MAX_UNTIL),
             signature=_text(wire, "signature", _SIGNATURE),
@@ -111,7 +111,7 @@ def check(receipt: Receipt, *, netuid: int, miner: str, now: float, verify: Veri
     if receipt.until <= now:
         raise ReceiptError("the receipt is over")
     if receipt.until > now + MAX_SECONDS + CLOCK_SKEW_SECONDS:
-        raise ReceiptError(f"the receipt ends more than {MAX_SECONDS // 86_400} days from now")
+        raise ReceiptError(f"the receipt ends more than {MAX_SECONDS // SECONDS_PER_DAY} days from now")
     if not verify(receipt.validator, _message(receipt, netuid), bytes.fromhex(receipt.signature[2:])):
         raise ReceiptError("the receipt's signature is not that of the validator that it names")
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from compute.base.errors import LeaseError
 from compute.base.reasons import Refusal
 from compute.wire.specs import Gpu, MachineSpecs
+from compute.wire.terms import GIB
 
 MAX_COUNT = 1 << 16
 MAX_CAPACITY = 1 << 60
 MAX_TYPE_CHARACTERS = 64
-
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def _is_of_type(gpu: Gpu, requirement: DeviceRequirement) -> bool:
 
 
 def _gib(count: int) -> str:
-    return f"{count / _GIB:.2f} GiB"
+    return f"{count / GIB:.2f} GiB"
 
 
 def _mapping(value: object, name: str) -> Mapping[str, object]:

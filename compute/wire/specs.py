@@ -15,6 +15,7 @@ from compute.base.errors import ComputeError
 from compute.proof.models import Claim
 from compute.wire.peer import MAX_PARTS, has_many_parts
 from compute.wire.receipts import Receipt, ReceiptError
+from compute.wire.terms import GIB
 
 MAX_SPECS_CHARACTERS = 64 * 1024
 MAX_GPUS = 64
@@ -216,7 +217,7 @@ def hardware_changes(before: MachineSpecs, after: MachineSpecs) -> str | None:
     if before.cpu_count != after.cpu_count:
         changes.append(f"CPUs were {before.cpu_count}, now {after.cpu_count}")
     if not _nearly(before.ram_total, after.ram_total):
-        changes.append(f"RAM was {before.ram_total / (1 << 30):.1f} GiB, now {after.ram_total / (1 << 30):.1f} GiB")
+        changes.append(f"RAM was {before.ram_total / GIB:.1f} GiB, now {after.ram_total / GIB:.1f} GiB")
     return "; ".join(changes) or None
 
 

@@ -31,6 +31,7 @@ from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine
 from compute.miner.runtimes.docker_options import SSH_PORT, DockerSettings
 from compute.wire.keys import RenterKey, SecretBox, SessionKey, new_password
+from compute.wire.terms import GIB
 
 _LEASES = 50
 _EDGE = 10
@@ -39,7 +40,6 @@ _OTHERS = 7
 _HOST = "127.0.0.1"
 _BANNER_SECONDS = 30.0
 _LOOK_SECONDS = 0.01
-_GIB = 1 << 30
 
 
 def lease_bench(image: str, url: str, say: Callable[[str], None]) -> dict[str, float]:
@@ -83,16 +83,16 @@ async def _compare(runtime: DockerRuntime, client: DockerClient, base: str, netw
         await manager.start()
         try:
             # The machines that stand ready from now on are like this one.
-            await _lease_seconds(service, _GIB)
+            await _lease_seconds(service, GIB)
             for number in range(_LEASES):
                 await _until_ready(manager)
-                leases.append(await _lease_seconds(service, _GIB))
+                leases.append(await _lease_seconds(service, GIB))
                 if number % (_LEASES // _OTHERS) == 0 and len(builds) < _OTHERS:
                     await _until_ready(manager)
-                    unprepared.append(await _lease_seconds(service, 2 * _GIB))
+                    unprepared.append(await _lease_seconds(service, 2 * GIB))
                     await _until_ready(manager)
                     # Back to machines like the first.
-                    await _lease_seconds(service, _GIB)
+                    await _lease_seconds(service, GIB)
                     await _until_ready(manager)
                     builds.append(await asyncio.to_thread(_build_seconds, client, base, network))
         finally:

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from enum import Enum
 from typing import Any, TypeVar
 
 from compute import __version_as_int__
@@ -21,20 +20,18 @@ from compute.miner.leases.standby import Identity
 from compute.miner.leases.states import DRAINING, HOLDING, LeaseState
 from compute.miner.leases.steps import Machine
 from compute.miner.leases.store import Lease, LeaseSecrets, LeaseStore, Owner, busy
-from compute.miner.runtimes.base import USERNAME, LeaseKind, Limits, Runtime
+from compute.miner.runtimes.base import USERNAME, Limits, Runtime
 from compute.wire.keys import LeaseInfo, SessionKey, new_password
 from compute.wire.receipts import Receipt
 from compute.wire.requirements import DeviceRequirement, leased_gpus, shortfall
 from compute.wire.specs import MachineSpecs
+from compute.wire.terms import MAX_DAYS, PROBE_SECONDS, SECONDS_PER_DAY, KeyLine, LeaseKind
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PROBE_SECONDS = 600.0
-"""The longest that a probe's lease may last."""
-
-MAX_SECONDS = 366 * 86_400.0
+MAX_SECONDS = float(MAX_DAYS * SECONDS_PER_DAY)
 """The longest that a customer's lease may last from now."""
 
 RETRY_SECONDS = 10.0
@@ -45,13 +42,6 @@ _DISMISS_SECONDS = 5.0
 _REST_SECONDS = 0.5
 _REST_LIMIT_SECONDS = 3600.0
 _THREADS = 4
-
-
-class KeyLine(str, Enum):
-    """Which line of ``authorized_keys``: 1 is the user's, 2 the terminal's."""
-
-    USER = "user"
-    TERMINAL = "terminal"
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ from compute.base.errors import LeaseError, StoreError
 from compute.base.reasons import Refusal
 from compute.base.store import Database
 from compute.miner.leases.states import DRAINING, HOLDING, LeaseState, may_move
-from compute.miner.runtimes.base import LeaseKind, Limits
+from compute.miner.runtimes.base import Limits
 from compute.wire.keys import SecretBox
 from compute.wire.receipts import Receipt
+from compute.wire.terms import MAX_RETRY_AFTER_SECONDS, LeaseKind
 
 MAX_HISTORY = 500
 """How many ended leases are kept."""
-
-_MAX_RETRY_SECONDS = 86_400.0
 
 _SCHEMA = (
     """
@@ -297,7 +296,7 @@ def busy(holder: Lease, asker: Owner | None, now: float) -> LeaseError:
     text = "the machine is leased"
     if holder.owner == asker:
         text = "you hold a lease with another requirement, image or key: deallocate it first"
-    left = min(max(1.0, holder.ends_at - now), _MAX_RETRY_SECONDS)
+    left = min(max(1.0, holder.ends_at - now), MAX_RETRY_AFTER_SECONDS)
     return LeaseError(Refusal.BUSY, text, retry_after_seconds=left)
 
 

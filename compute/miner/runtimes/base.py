@@ -7,20 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from compute.wire.terms import LeaseKind
+
 USERNAME = "root"
 """The login of every machine, as peers on the network expect it."""
-
-
-class LeaseKind(str, Enum):
-    """Who leases: a customer, or a validator that only looks. The values are the database form."""
-
-    CUSTOMER = "customer"
-    PROBE = "probe"
-
-    @property
-    def container_name(self) -> str:
-        """The name that peers on the network know."""
-        return "ssh-container" if self is LeaseKind.CUSTOMER else "ssh-test-container"
 
 
 class Phase(str, Enum):

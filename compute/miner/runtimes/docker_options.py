@@ -12,6 +12,7 @@ from compute.miner.runtimes.base import MachineOrder
 from compute.miner.runtimes.docker_files import COMMAND
 from compute.wire.dockerfile import STEPS_SECONDS
 from compute.wire.keys import SessionKey
+from compute.wire.terms import GIB
 
 SSH_PORT = "22/tcp"
 """Where sshd listens inside the container."""
@@ -33,7 +34,7 @@ CAPABILITIES = (
 )
 """What is left of root's powers: what sshd needs, and what installing packages needs."""
 
-_RESERVED_BYTES = 1 << 30
+_RESERVED_BYTES = GIB
 _LEAST_BYTES = 256 << 20
 _NANO = 10**9
 
@@ -57,7 +58,7 @@ class DockerSettings:
     close_network: bool = True
     allowed_ranges: tuple[str, ...] = ()
     script_seconds: float = STEPS_SECONDS
-    script_bytes: int = 20 << 30
+    script_bytes: int = 20 * GIB
 
     def __post_init__(self) -> None:
         if not self.network:

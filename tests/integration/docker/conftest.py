@@ -34,11 +34,12 @@ from compute.miner.hardware import DEFAULT_DOCKER_HOST
 from compute.miner.leases.manager import LeaseManager
 from compute.miner.leases.store import LeaseStore
 from compute.miner.options import MinerOptions
-from compute.miner.runtimes.base import Endpoint, LeaseKind, LeaseOrder, Limits, RuntimeStatus
+from compute.miner.runtimes.base import Endpoint, LeaseOrder, Limits, RuntimeStatus
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine, EngineGone
 from compute.miner.runtimes.docker_options import DockerSettings
 from compute.wire.keys import SecretBox, SessionKey
+from compute.wire.terms import LeaseKind
 from tests.waiting import until_async
 
 from ..renting import SPECS, Renter

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from compute.base.errors import ConfigError, RuntimeFailure, RuntimeGone, SshError, SshTimeout, SshUnreachable
-from compute.miner.runtimes.base import LeaseKind, LeaseOrder, MachineOrder, Phase, RuntimeStatus
+from compute.miner.runtimes.base import LeaseOrder, MachineOrder, Phase, RuntimeStatus
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.wire.keys import SessionKey, new_password
+from compute.wire.terms import LeaseKind
 from tests.waiting import DEADLINE_SECONDS
 
 pytestmark = pytest.mark.docker

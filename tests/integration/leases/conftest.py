@@ -12,9 +12,10 @@ import pytest
 
 from compute.base import ssh
 from compute.base.ssh import SshSession
-from compute.miner.runtimes.base import Endpoint, LeaseKind, LeaseOrder, Limits
+from compute.miner.runtimes.base import Endpoint, LeaseOrder, Limits
 from compute.miner.runtimes.local import LocalRuntime
 from compute.wire.keys import SessionKey
+from compute.wire.terms import LeaseKind
 
 LOCAL_CHAIN = "ws://127.0.0.1:9944"
 

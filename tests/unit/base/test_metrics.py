@@ -22,12 +22,13 @@ from compute.miner.access import AccessPolicy
 from compute.miner.gate import MinerGate
 from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Lease, LeaseSecrets, LeaseStore, Owner
-from compute.miner.runtimes.base import LeaseKind, Limits
+from compute.miner.runtimes.base import Limits
 from compute.miner.telemetry import MinerCollector
 from compute.proof.models import Claim, MachineVerdict
 from compute.validator.store import FactStore, ScoreFact, SpecsFact, WeightsState
 from compute.validator.telemetry import ValidatorCollector
 from compute.wire.keys import SecretBox
+from compute.wire.terms import LeaseKind
 from tests.waiting import DEADLINE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[3]

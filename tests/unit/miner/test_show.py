@@ -15,8 +15,9 @@ from compute.miner import show
 from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Lease, LeaseSecrets, LeaseStore, Owner
 from compute.miner.options import parse_miner
-from compute.miner.runtimes.base import LeaseKind, Limits
+from compute.miner.runtimes.base import Limits
 from compute.wire.keys import SecretBox
+from compute.wire.terms import LeaseKind
 from tests.waiting import DEADLINE_SECONDS
 
 KEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"

@@ -28,17 +28,10 @@ from compute.base.reasons import Refusal
 from compute.protocol import Allocate
 from compute.wire.dockerfile import STEPS_SECONDS
 from compute.wire.keys import RenterKey, SessionKey
-from compute.wire.lease_client import (
-    MAX_RETRY_SECONDS,
-    RELEASE_ATTEMPTS,
-    AllocationClient,
-    Change,
-    Grant,
-    KeyLine,
-    LeaseKeys,
-)
+from compute.wire.lease_client import MAX_RETRY_SECONDS, RELEASE_ATTEMPTS, AllocationClient, Grant, LeaseKeys
 from compute.wire.peer import Peer, S
 from compute.wire.requirements import DeviceRequirement
+from compute.wire.terms import Change, KeyLine
 
 PEER = Peer("5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY", "127.0.0.9", 8091)
 WANTED = DeviceRequirement(cpu_count=1, gpu_count=1, ram_bytes=1 << 30)

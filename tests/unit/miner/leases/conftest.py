@@ -14,11 +14,11 @@ from compute.miner.allocate_handler import AllocateService
 from compute.miner.leases.manager import LeaseManager, LeaseRequest
 from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Lease, LeaseStore, Owner
-from compute.miner.runtimes.base import LeaseKind
 from compute.testing.runtime import FakeMachine, FakeRuntime
 from compute.wire.keys import RenterKey, SecretBox, SessionKey
 from compute.wire.requirements import DeviceRequirement
 from compute.wire.specs import Gpu, MachineSpecs
+from compute.wire.terms import LeaseKind
 
 DAY = 86_400.0
 

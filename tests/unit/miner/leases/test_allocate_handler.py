@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from compute.base.reasons import Refusal
 from compute.miner.allocate_handler import AllocateCall, AllocateService
 from compute.miner.leases.store import Owner
-from compute.miner.runtimes.base import LeaseKind, Phase
+from compute.miner.runtimes.base import Phase
 from compute.protocol import Allocate
 from compute.wire.dockerfile import script_of
 from compute.wire.keys import RenterKey, SessionKey
+from compute.wire.terms import LeaseKind
 
 REQUIREMENT = {"cpu": {"count": 1}, "gpu": {"count": 1, "capacity": 0, "type": ""}, "ram": {"capacity": 1}}
 

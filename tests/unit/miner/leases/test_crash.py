@@ -11,11 +11,11 @@ import pytest
 
 from compute.base.clock import ManualClock
 from compute.base.errors import LeaseError
-from compute.miner.leases.manager import KeyLine
 from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Owner
-from compute.miner.runtimes.base import LeaseKind, Phase
+from compute.miner.runtimes.base import Phase
 from compute.wire.keys import SecretBox
+from compute.wire.terms import KeyLine, LeaseKind
 from tests.waiting import until_async
 
 DAY = 86_400.0

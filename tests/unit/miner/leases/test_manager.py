@@ -11,12 +11,13 @@ import pytest
 
 from compute.base.errors import LeaseError
 from compute.base.reasons import Refusal
-from compute.miner.leases.manager import MAX_SECONDS, PROBE_SECONDS, RETRY_SECONDS, KeyLine, LeaseManager
+from compute.miner.leases.manager import MAX_SECONDS, RETRY_SECONDS, LeaseManager
 from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Owner
-from compute.miner.runtimes.base import LeaseKind, LeaseOrder, Phase
+from compute.miner.runtimes.base import LeaseOrder, Phase
 from compute.wire.keys import SessionKey
 from compute.wire.requirements import DeviceRequirement
+from compute.wire.terms import PROBE_SECONDS, KeyLine, LeaseKind
 from tests.waiting import DEADLINE_SECONDS, until_async
 
 DAY = 86_400.0

@@ -17,10 +17,11 @@ from compute.base.reasons import Refusal
 from compute.miner.leases.manager import LeaseRequest
 from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Owner
-from compute.miner.runtimes.base import LeaseKind, MachineOrder
+from compute.miner.runtimes.base import MachineOrder
 from compute.testing.runtime import FakeRuntime
 from compute.wire.keys import SecretBox, SessionKey
 from compute.wire.requirements import DeviceRequirement
+from compute.wire.terms import LeaseKind
 from tests.waiting import DEADLINE_SECONDS, until_async
 
 RETRY_SECONDS = 600

@@ -8,11 +8,12 @@ import pytest
 
 from compute.base.errors import LeaseError
 from compute.base.reasons import Refusal
-from compute.miner.leases.manager import WATCH_SECONDS, KeyLine
+from compute.miner.leases.manager import WATCH_SECONDS
 from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Owner
 from compute.miner.runtimes.base import Phase
 from compute.wire.keys import SessionKey
+from compute.wire.terms import KeyLine
 from tests.waiting import until_async
 
 

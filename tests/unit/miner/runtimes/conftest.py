@@ -17,11 +17,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from compute.base.errors import RuntimeFailure
-from compute.miner.runtimes.base import LeaseKind, LeaseOrder, Limits
+from compute.miner.runtimes.base import LeaseOrder, Limits
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine
 from compute.miner.runtimes.docker_options import DockerSettings
 from compute.wire.keys import SessionKey
+from compute.wire.terms import LeaseKind
 from tests.waiting import DEADLINE_SECONDS
 
 

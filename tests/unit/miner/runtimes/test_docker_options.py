@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compute.miner.runtimes import docker_files as files
-from compute.miner.runtimes.base import LeaseKind, LeaseOrder, Limits
+from compute.miner.runtimes.base import LeaseOrder, Limits
 from compute.miner.runtimes.docker_options import DockerSettings, Host, container_options, own_network
 from compute.wire.keys import SessionKey, new_password
+from compute.wire.terms import LeaseKind
 
 HOST_KEY = SessionKey.generate()
 GIB = 1 << 30
