@@ -17,7 +17,7 @@ from compute.demo.cast import LIE, LIE_MIB, Kind
 from compute.miner import program
 from compute.miner.hardware import Hardware, hardware_of
 from compute.miner.options import MinerOptions, parse_miner
-from compute.miner.runtimes.base import Endpoint, LeaseOrder
+from compute.miner.runtimes.base import ContainerSpec, Endpoint
 from compute.miner.runtimes.local import LocalRuntime
 from compute.update.guard import leave
 from compute.wire.specs import Gpu, MachineSpecs
@@ -39,9 +39,9 @@ class Lying(Hardware):
 class Mortal(LocalRuntime):
     """The whole machine, miner and lease, vanishes a second into its first lease, as in a power cut."""
 
-    def start(self, order: LeaseOrder, *, wanted: Callable[[], bool] = lambda: True) -> Endpoint:
-        endpoint = super().start(order, wanted=wanted)
-        threading.Timer(_SECONDS_TO_LIVE, self._die, [order.lease_id]).start()
+    def start(self, spec: ContainerSpec, *, wanted: Callable[[], bool] = lambda: True) -> Endpoint:
+        endpoint = super().start(spec, wanted=wanted)
+        threading.Timer(_SECONDS_TO_LIVE, self._die, [spec.lease_id]).start()
         return endpoint
 
     def _die(self, lease_id: str) -> None:

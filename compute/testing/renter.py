@@ -11,7 +11,7 @@ from compute.base.reasons import Refusal
 from compute.base.ssh import CommandResult
 from compute.chain.subtensor import Metagraph, Neuron
 from compute.protocol import Allocate, Specs
-from compute.wire.keys import LeaseInfo, SessionKey
+from compute.wire.keys import LoginInfo, SessionKey
 from compute.wire.lease_client import Grant
 from compute.wire.peer import Peer, S
 from compute.wire.receipts import Receipt
@@ -79,7 +79,7 @@ class FakeMiner:
         self.user_key = synapse.docker_requirement["ssh_key"]
         self.dockerfile = synapse.docker_requirement["dockerfile"]
         host_key = self.host_key.fingerprint if self.pinned else ""
-        info = LeaseInfo(username="root", port=SSH_PORT, version=200, host_key=host_key)
+        info = LoginInfo(username="root", port=SSH_PORT, host_key=host_key)
         return {"status": True, "port": SSH_PORT, "info": info.encrypt(synapse.public_key)}
 
 

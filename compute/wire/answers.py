@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from compute.base.clock import Clock
 from compute.base.errors import LeaseError, StoreError
 from compute.base.reasons import Refusal
 from compute.protocol import Allocate
 from compute.wire import signing
-from compute.wire.keys import RenterKey
+from compute.wire.keys import LoginInfo, RenterKey
 from compute.wire.peer import Peer
 from compute.wire.signing import SignerMemory, Verifier
-from compute.wire.terms import HOST_KEY, MAX_RETRY_AFTER_SECONDS
+from compute.wire.terms import MAX_RETRY_AFTER_SECONDS
 
 _log = logging.getLogger(__name__)
 
 #: 256 bytes of RSA-2048 in base64.
 _MAX_INFO_CHARACTERS = 512
 _MAX_TEXT_CHARACTERS = 200
-_USERNAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 _MAX_NUMBER = 1 << 62
 #: What only this side concludes; a miner that sends one of these has stated nothing.
 _OURS = frozenset({Refusal.UNSPECIFIED, Refusal.BAD_ANSWER, Refusal.UNPINNED})
-
-
-@dataclass(frozen=True)
-class Info:
-    """What ``info`` says about logging in. ``host_key`` is ``SHA256:…``, or ``None`` from an older miner."""
-
-    username: str
-    port: int
-    host_key: str | None
-    password: str | None = field(repr=False)
 
 
 class SignedAnswers:
@@ -106,7 +91,7 @@ def _seconds(value: object) -> float | None:
     return float(value)
 
 
-def open_info(peer: Peer, owner: RenterKey, sealed: object) -> Info:
+def open_info(peer: Peer, owner: RenterKey, sealed: object) -> LoginInfo:
     """Decrypt and parse the ``info`` of a yes.
 
     Raises:
@@ -117,22 +102,9 @@ def open_info(peer: Peer, owner: RenterKey, sealed: object) -> Info:
             peer, f"info {_shorten(sealed)} is not base64 text of at most {_MAX_INFO_CHARACTERS} characters"
         )
     try:
-        fields = json.loads(owner.decrypt(base64.b64decode(sealed, validate=True)).decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise _nonsense(peer, "info does not decrypt to JSON under the key that was sent") from None
-    if not isinstance(fields, dict):
-        raise _nonsense(peer, "info is not a JSON object")
-    username, password, port = fields.get("username"), fields.get("password"), fields.get("port")
-    host_key = fields.get("host_key") or None
-    if not isinstance(username, str) or not _USERNAME.match(username):
-        raise _nonsense(peer, "info has no usable username")
-    if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65_535:
-        raise _nonsense(peer, "info has no port from 1 to 65535")
-    if password is not None and not (isinstance(password, str) and password.isprintable()):
-        raise _nonsense(peer, "info has a password that is no printable text")
-    if host_key is not None and not (isinstance(host_key, str) and HOST_KEY.match(host_key)):
-        raise _nonsense(peer, "info has a host_key that is no SHA256 fingerprint")
-    return Info(username=username, password=password or None, port=port, host_key=host_key)
+        return LoginInfo.decrypt(sealed, owner)
+    except ValueError as error:
+        raise _nonsense(peer, str(error)) from None
 
 
 def _nonsense(peer: Peer, what: str) -> LeaseError:

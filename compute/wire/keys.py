@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 from dataclasses import dataclass, field, replace
@@ -18,8 +19,10 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from compute import __version_as_int__
 from compute.base.errors import LeaseError, StoreError
 from compute.base.reasons import Refusal
+from compute.wire.terms import HOST_KEY
 
 RSA_BITS = 2048
 MAX_INFO_BYTES = 190
@@ -28,6 +31,7 @@ MAX_INFO_BYTES = 190
 _MAX_PEM_CHARACTERS = 4096
 _MAX_LINE_CHARACTERS = 2048
 _PASSWORD_BYTES = 18
+_USERNAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 _KEY_TYPES = {
     "ssh-ed25519": 51,
     "ssh-rsa": 0,
@@ -128,31 +132,61 @@ class RenterKey:
 
 
 @dataclass(frozen=True)
-class LeaseInfo:
-    """How to log in to a lease: what ``info`` carries. ``password`` is empty where only keys are accepted."""
+class LoginInfo:
+    """How to log in to a lease: what ``info`` carries.
+
+    ``host_key`` is ``SHA256:…``, or None from an older miner that names none; ``password`` is None where only keys are
+    accepted.
+    """
 
     username: str
     port: int
-    version: int
-    host_key: str
-    password: str = field(repr=False, default="")
+    host_key: str | None
+    password: str | None = field(repr=False, default=None)
 
-    def encrypt(self, public_pem: str) -> str:
+    def encrypt(self, public_pem: str, *, version: int = __version_as_int__) -> str:
         """Base64 of RSA-OAEP-SHA256 of the JSON, for the owner of ``public_pem`` (see ``canonical_rsa``).
+
+        ``version`` is the miner's, for peers who want to know.
 
         Raises:
             LeaseError: ``bad_key``.
         """
         content = {
             "username": self.username,
-            "password": self.password,
+            "password": self.password or "",
             "port": self.port,
-            "version": self.version,
-            "host_key": self.host_key,
+            "version": version,
+            "host_key": self.host_key or "",
         }
         text = json.dumps(content, separators=(",", ":")).encode()
         assert len(text) <= MAX_INFO_BYTES, f"info of {len(text)} bytes does not fit RSA-OAEP"
         return base64.b64encode(_load_rsa(public_pem).encrypt(text, _OAEP)).decode()
+
+    @classmethod
+    def decrypt(cls, info: str, owner: RenterKey) -> LoginInfo:
+        """What ``encrypt`` gave, or any other miner; ``info`` is hostile.
+
+        Raises:
+            ValueError: what is wrong with it. The text never quotes the content.
+        """
+        try:
+            fields = json.loads(owner.decrypt(base64.b64decode(info, validate=True)).decode("utf-8"))
+        except (ValueError, RecursionError):
+            raise ValueError("info does not decrypt to JSON under the key that was sent") from None
+        if not isinstance(fields, dict):
+            raise ValueError("info is not a JSON object")
+        username, password, port = fields.get("username"), fields.get("password"), fields.get("port")
+        host_key = fields.get("host_key") or None
+        if not isinstance(username, str) or not _USERNAME.match(username):
+            raise ValueError("info has no usable username")
+        if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65_535:
+            raise ValueError("info has no port from 1 to 65535")
+        if password is not None and not (isinstance(password, str) and password.isprintable()):
+            raise ValueError("info has a password that is no printable text")
+        if host_key is not None and not (isinstance(host_key, str) and HOST_KEY.match(host_key)):
+            raise ValueError("info has a host_key that is no SHA256 fingerprint")
+        return cls(username=username, port=port, host_key=host_key, password=password or None)
 
 
 def canonical_rsa(public_pem: object) -> str:

@@ -12,16 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
-from compute import __version_as_int__
 from compute.base.clock import Clock
 from compute.base.errors import LeaseError, RuntimeFailure, StoreError
 from compute.base.reasons import Refusal
-from compute.miner.leases.standby import Identity
 from compute.miner.leases.states import DRAINING, HOLDING, LeaseState
-from compute.miner.leases.steps import Machine
+from compute.miner.leases.steps import LeaseSteps
 from compute.miner.leases.store import Lease, LeaseSecrets, LeaseStore, Owner, busy
-from compute.miner.runtimes.base import USERNAME, Limits, Runtime
-from compute.wire.keys import LeaseInfo, SessionKey, new_password
+from compute.miner.runtimes.base import USERNAME, ContainerSpec, Limits, Renews, Runtime
+from compute.wire.keys import LoginInfo, SessionKey, new_password
 from compute.wire.receipts import Receipt
 from compute.wire.requirements import DeviceRequirement, leased_gpus, shortfall
 from compute.wire.specs import MachineSpecs
@@ -70,7 +68,7 @@ class Granted:
     """A lease that is up, and how to log in."""
 
     lease: Lease
-    info: LeaseInfo
+    info: LoginInfo
 
 
 class LeaseManager:
@@ -100,7 +98,7 @@ class LeaseManager:
         self._specs = specs
         self._clock = clock
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="lease")
-        self._machine = Machine(
+        self._steps = LeaseSteps(
             store=store,
             runtime=runtime,
             clock=clock,
@@ -117,7 +115,7 @@ class LeaseManager:
     @property
     def is_ready(self) -> bool:
         """Whether a machine stands ready for the next lease, and nothing starts or stops."""
-        return self._machine.standby.is_there and not self._work
+        return self._steps.standby.is_there and not self._work
 
     async def start(self) -> None:
         """Put right what the process before this one left, then keep watch over machines and the ends of leases.
@@ -132,12 +130,12 @@ class LeaseManager:
         for duty in self._duties:
             duty.cancel()
         await asyncio.gather(*self._duties, return_exceptions=True)
-        self._machine.close()
+        self._steps.close()
         if self._work:
             await asyncio.wait(list(self._work.values()), timeout=_CLOSE_SECONDS)
         with contextlib.suppress(RuntimeFailure, asyncio.TimeoutError):
             # What is left of it, the next start removes.
-            await asyncio.wait_for(self._machine.dismiss(), _DISMISS_SECONDS)
+            await asyncio.wait_for(self._steps.dismiss(), _DISMISS_SECONDS)
         self._executor.shutdown(wait=False)
 
     async def at_rest(self) -> None:
@@ -157,7 +155,7 @@ class LeaseManager:
 
     async def current(self) -> Lease | None:
         """The lease that has the machine now, for whoever tells the world about it."""
-        return await self._machine.call(self._store.holder)
+        return await self._steps.call(self._store.holder)
 
     async def owns(self, public_pem: str) -> bool:
         """Whether the live lease belongs to this key."""
@@ -189,7 +187,7 @@ class LeaseManager:
             lease = await self._reserve(request)
         if lease.state in (LeaseState.RESERVED, LeaseState.STARTING):
             if lease.state is LeaseState.RESERVED:
-                self._begin(f"start {lease.lease_id}", lambda: self._machine.bring_up(lease.lease_id))
+                self._begin(f"start {lease.lease_id}", lambda: self._steps.bring_up(lease.lease_id))
             await self._wait_for(f"start {lease.lease_id}")
         return await self._granted(lease.lease_id)
 
@@ -203,15 +201,15 @@ class LeaseManager:
 
     async def pause(self, owner: Owner) -> None:
         """Freeze the machine. Idempotent."""
-        await self._change(owner, "pause", self._machine.pause)
+        await self._change(owner, "pause", self._steps.pause)
 
     async def unpause(self, owner: Owner) -> None:
         """Let a paused machine go on. Idempotent."""
-        await self._change(owner, "unpause", self._machine.unpause)
+        await self._change(owner, "unpause", self._steps.unpause)
 
     async def restart(self, owner: Owner) -> None:
         """Restart the machine; files and keys stay."""
-        await self._change(owner, "restart", self._machine.restart)
+        await self._change(owner, "restart", self._steps.restart)
 
     async def exchange_key(self, owner: Owner, line: KeyLine, key: str) -> None:
         """Replace one line of ``authorized_keys`` by a checked public line; no new login uses the old one."""
@@ -223,7 +221,7 @@ class LeaseManager:
 
         # Not shared between requests: each brings its own key.
         name = f"exchange_key {line.value} {key}"
-        await self._change(owner, name, lambda lease_id: self._machine.change_keys(lease_id, exchanged))
+        await self._change(owner, name, lambda lease_id: self._steps.change_keys(lease_id, exchanged))
 
     async def carry(self, owner: Owner, receipt: Receipt) -> None:
         """Show this receipt of the lease's owner from now on. It has been checked; here it must fit the lease.
@@ -234,11 +232,11 @@ class LeaseManager:
         lease = await self._owned(owner)
         if lease.kind is LeaseKind.PROBE:
             raise LeaseError(Refusal.UNSUPPORTED, "a probe needs no receipt")
-        secrets = await self._machine.call(self._store.secrets, lease.lease_id)
+        secrets = await self._steps.call(self._store.secrets, lease.lease_id)
         host_key = SessionKey.from_private_openssh(secrets.host_key).fingerprint
         if (receipt.validator, receipt.host_key, receipt.port) != (owner.hotkey, host_key, lease.port):
             raise LeaseError(Refusal.BAD_REQUEST, "the receipt's validator, host_key or port is not this lease's")
-        await self._machine.call(self._store.set_receipt, lease.lease_id, receipt)
+        await self._steps.call(self._store.set_receipt, lease.lease_id, receipt)
 
     async def receipt(self) -> Receipt | None:
         """The receipt to show now: of the lease that has the machine."""
@@ -256,7 +254,7 @@ class LeaseManager:
         if lease.kind is LeaseKind.PROBE:
             raise LeaseError(Refusal.UNSUPPORTED, f"a probe lasts at most {PROBE_SECONDS:g} s and cannot be extended")
         ends_at = max(lease.ends_at, self._clock.now() + min(seconds, MAX_SECONDS))
-        await self._change(owner, f"extend {ends_at}", lambda lease_id: self._machine.set_end(lease_id, ends_at))
+        await self._change(owner, f"extend {ends_at}", lambda lease_id: self._steps.set_end(lease_id, ends_at))
         self._wake.set()
         return ends_at
 
@@ -268,7 +266,7 @@ class LeaseManager:
 
     async def _live(self) -> Lease | None:
         """The holder, unless its time is over and only the scheduler has not come by yet."""
-        lease = await self._machine.call(self._store.holder)
+        lease = await self._steps.call(self._store.holder)
         return None if lease is None or lease.ends_at <= self._clock.now() else lease
 
     async def _owned(self, owner: Owner) -> Lease:
@@ -281,7 +279,7 @@ class LeaseManager:
 
     async def _suitable(self, requirement: DeviceRequirement) -> MachineSpecs:
         self._require_reconciled()
-        machine = await self._machine.call(self._specs)
+        machine = await self._steps.call(self._specs)
         missing = shortfall(requirement, machine)
         if missing is not None:
             raise LeaseError(missing.reason, missing.text)
@@ -303,11 +301,11 @@ class LeaseManager:
 
     async def _reserve(self, request: LeaseRequest) -> Lease:
         limits = await self._limits(request)
-        ready = self._machine.standby.ask_for(limits)
-        identity = ready or Identity.new()
+        ready = self._steps.standby.ask_for(limits)
+        spec = ready or ContainerSpec.new(limits, self.ssh_port)
         now = self._clock.now()
         lease = Lease(
-            lease_id=identity.lease_id,
+            lease_id=spec.lease_id,
             state=LeaseState.RESERVED,
             kind=request.kind,
             owner=request.owner,
@@ -317,43 +315,43 @@ class LeaseManager:
             created_at=now,
             ends_at=now + min(request.seconds, PROBE_SECONDS if request.kind is LeaseKind.PROBE else MAX_SECONDS),
         )
-        secrets = _new_secrets(request, identity.host_key)
-        reserving = asyncio.ensure_future(self._machine.call(self._store.reserve, lease, secrets, now=now))
+        secrets = _new_secrets(request, spec.host_key)
+        reserving = asyncio.ensure_future(self._steps.call(self._store.reserve, lease, secrets, now=now))
         reserving.add_done_callback(lambda done: self._reserved(done, ready))
         # It goes on where the caller does not, and the machine is the lease's, or it is not.
         reserved = await asyncio.shield(reserving)
         self._wake.set()
         return reserved
 
-    def _reserved(self, done: asyncio.Future[Lease], ready: Identity | None) -> None:
+    def _reserved(self, done: asyncio.Future[Lease], ready: ContainerSpec | None) -> None:
         if ready is None:
             return
         if done.cancelled() or done.exception() is not None:
-            self._machine.standby.keep(ready)
+            self._steps.standby.keep(ready)
         else:
-            self._machine.standby.hand_over(ready)
+            self._steps.standby.hand_over(ready)
 
     async def _granted(self, lease_id: str) -> Granted:
-        lease = await self._machine.call(self._store.get, lease_id)
+        lease = await self._steps.call(self._store.get, lease_id)
         if lease is None or lease.state not in HOLDING:
             reason = lease.reason if lease is not None else "the lease has vanished"
             raise LeaseError(Refusal.RUNTIME_FAILED, f"the lease did not come up: {reason}")
         if lease.state in (LeaseState.RESERVED, LeaseState.STARTING):
             raise LeaseError(Refusal.STARTING, "the machine is starting: ask again", retry_after_seconds=5)
-        secrets = await self._machine.call(self._store.secrets, lease_id)
+        secrets = await self._steps.call(self._store.secrets, lease_id)
         host_key = SessionKey.from_private_openssh(secrets.host_key).fingerprint
-        info = LeaseInfo(USERNAME, lease.port, __version_as_int__, host_key, secrets.password or "")
+        info = LoginInfo(USERNAME, lease.port, host_key, secrets.password)
         return Granted(lease, info)
 
     async def _stop(self, lease_id: str, reason: str) -> Lease | None:
-        stopped = await self._machine.call(self._store.move, lease_id, LeaseState.STOPPING, reason=reason)
+        stopped = await self._steps.call(self._store.move, lease_id, LeaseState.STOPPING, reason=reason)
         if stopped is not None:
             self._drain(lease_id)
         return stopped
 
     def _drain(self, lease_id: str) -> None:
         self._drained_at[lease_id] = self._clock.monotonic()
-        self._begin(f"drain {lease_id}", lambda: self._machine.drain(lease_id))
+        self._begin(f"drain {lease_id}", lambda: self._steps.drain(lease_id))
 
     def _require_reconciled(self) -> None:
         if not self._reconciled:
@@ -420,7 +418,7 @@ class LeaseManager:
         if not self._reconciled:
             await self._reconcile()
             return 0.0 if self._reconciled else RETRY_SECONDS
-        live = await self._machine.call(self._store.live)
+        live = await self._steps.call(self._store.live)
         self._drained_at = {lease.lease_id: self._drained_at.get(lease.lease_id, -RETRY_SECONDS) for lease in live}
         # Not longer than a minute: the wall clock may be set meanwhile.
         pause = _LOOK_SECONDS
@@ -435,8 +433,8 @@ class LeaseManager:
                 await self._stop(lease.lease_id, "its time was over")
             if left > 0:
                 pause = min(pause, left)
-        if not live and self._machine.standby.is_due:
-            self._begin("stand_ready", self._machine.stand_ready)
+        if not live and self._steps.standby.is_due:
+            self._begin("stand_ready", self._steps.stand_ready)
         return pause
 
     async def _watch(self) -> None:
@@ -447,8 +445,9 @@ class LeaseManager:
             if not self._reconciled:
                 continue
             try:
-                await self._machine.look_after()
-                await self._machine.call(self._runtime.renew)
+                await self._steps.look_after()
+                if isinstance(self._runtime, Renews):
+                    await self._steps.call(self._runtime.renew)
                 told = ""
             except (RuntimeFailure, StoreError) as error:
                 # An engine that is away is news once.
@@ -461,7 +460,7 @@ class LeaseManager:
 
     async def _reconcile(self) -> None:
         try:
-            await self._machine.reconcile()
+            await self._steps.reconcile()
         except (RuntimeFailure, StoreError) as error:
             logger.error("the machine cannot be put in order yet, trying again in %g s: %s", RETRY_SECONDS, error)
         else:

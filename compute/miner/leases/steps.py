@@ -19,17 +19,24 @@ from compute.base.reasons import Refusal
 from compute.miner.leases.standby import Standby
 from compute.miner.leases.states import DRAINING, HOLDING, LeaseState
 from compute.miner.leases.store import Lease, LeaseSecrets, LeaseStore
-from compute.miner.runtimes.base import LeaseOrder, Limits, Phase, Runtime, RuntimeStatus
+from compute.miner.runtimes.base import (
+    ContainerSpec,
+    ContainerState,
+    ContainerStatus,
+    EndsItself,
+    Limits,
+    Runtime,
+)
 
 logger = logging.getLogger(__name__)
 
-_EXPECTED = {LeaseState.ACTIVE: Phase.RUNNING, LeaseState.PAUSED: Phase.PAUSED}
+_EXPECTED = {LeaseState.ACTIVE: ContainerState.RUNNING, LeaseState.PAUSED: ContainerState.PAUSED}
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Machine:
+class LeaseSteps:
     """Runs the runtime's blocking methods in ``executor``, one operation at a time.
 
     Methods raise LeaseError for what a renter should be told, RuntimeFailure and StoreError for what failed below.
@@ -78,8 +85,8 @@ class Machine:
                     if lease.state in DRAINING:
                         await self._drain(lease)
                 await self.standby.make_way(reserved.limits)
-                order = await self._order(lease_id)
-                endpoint = await self.call(self._runtime.start, order, wanted=lambda: self._is_wanted(order))
+                spec = await self._spec(lease_id)
+                endpoint = await self.call(self._runtime.start, spec, wanted=lambda: self._is_wanted(spec))
             except (RuntimeFailure, StoreError) as error:
                 await self._fail(lease_id, error)
                 return
@@ -88,11 +95,11 @@ class Machine:
                 self._store.move, lease_id, LeaseState.ACTIVE, port=endpoint.port, activated_at=self._clock.now()
             )
 
-    def _is_wanted(self, order: LeaseOrder) -> bool:
+    def _is_wanted(self, spec: ContainerSpec) -> bool:
         """Whether the start of a machine should go on. Blocks."""
-        lease = self._store.get(order.lease_id)
+        lease = self._store.get(spec.lease_id)
         # A script may take longer than the process may to end; whoever asks again begins anew.
-        return lease is not None and lease.state is LeaseState.STARTING and not (self._closing and order.script)
+        return lease is not None and lease.state is LeaseState.STARTING and not (self._closing and spec.script)
 
     def close(self) -> None:
         """Let no start go on for long."""
@@ -170,7 +177,7 @@ class Machine:
             await self._up(lease_id)
             await self.call(self._store.set_end, lease_id, ends_at)
             with self._changing(lease_id):
-                await self.call(self._runtime.set_end, lease_id, ends_at)
+                await self._tell_end(lease_id, ends_at)
 
     async def look_after(self) -> None:
         """Bring back what was up and is not any more, as after a restart of the engine. Idempotent.
@@ -187,7 +194,7 @@ class Machine:
             found = {status.lease_id: status for status in await self.call(self._runtime.list)}
             for lease in live:
                 status = found.get(lease.lease_id)
-                as_expected = status is not None and status.phase is _EXPECTED.get(lease.state)
+                as_expected = status is not None and status.state is _EXPECTED.get(lease.state)
                 if not as_expected or lease.lease_id in self._doubtful:
                     await self._settle(lease, found)
 
@@ -208,7 +215,7 @@ class Machine:
             for lease in sorted(live, key=lambda lease: lease.state not in DRAINING):
                 await self._settle(lease, found)
 
-    async def _settle(self, lease: Lease, found: Mapping[str, RuntimeStatus]) -> None:
+    async def _settle(self, lease: Lease, found: Mapping[str, ContainerStatus]) -> None:
         if lease.state in DRAINING:
             await self._drain(lease)
         elif lease.ends_at <= self._clock.now():
@@ -226,11 +233,11 @@ class Machine:
                 await self._fail(lease.lease_id, error)
             self._doubtful.discard(lease.lease_id)
 
-    async def _adopt(self, lease: Lease, status: RuntimeStatus | None) -> None:
+    async def _adopt(self, lease: Lease, status: ContainerStatus | None) -> None:
         """Take over a lease whose machine was up when the last process ended."""
-        phase = Phase.ABSENT if status is None else status.phase
-        if phase not in (Phase.RUNNING, Phase.PAUSED):
-            logger.warning("the machine of lease %s is %s: starting it again", lease.lease_id, phase.value)
+        container = ContainerState.ABSENT if status is None else status.state
+        if container not in (ContainerState.RUNNING, ContainerState.PAUSED):
+            logger.warning("the machine of lease %s is %s: starting it again", lease.lease_id, container.value)
             await self._restart(lease.lease_id)
             return
         secrets = await self.call(self._store.secrets, lease.lease_id)
@@ -241,18 +248,18 @@ class Machine:
         except RuntimeFailure as error:
             # It may be the renter's own full disk: no reason to take the machine away.
             logger.warning("the keys of lease %s could not be written again: %s", lease.lease_id, error)
-        await self.call(self._runtime.set_end, lease.lease_id, lease.ends_at)
-        if lease.state is LeaseState.STARTING and phase is Phase.PAUSED:
+        await self._tell_end(lease.lease_id, lease.ends_at)
+        if lease.state is LeaseState.STARTING and container is ContainerState.PAUSED:
             await self.call(self._runtime.unpause, lease.lease_id)
-            phase = Phase.RUNNING
-        state = LeaseState.PAUSED if phase is Phase.PAUSED else LeaseState.ACTIVE
+            container = ContainerState.RUNNING
+        state = LeaseState.PAUSED if container is ContainerState.PAUSED else LeaseState.ACTIVE
         if state is not lease.state:
             await self.call(self._store.move, lease.lease_id, state)
 
     async def _restart(self, lease_id: str) -> None:
         await self.call(self._store.move, lease_id, LeaseState.STARTING)
         try:
-            endpoint = await self.call(self._runtime.restart, await self._order(lease_id))
+            endpoint = await self.call(self._runtime.restart, await self._spec(lease_id))
         except RuntimeGone:
             # The renter's files may be well. It stays ``starting``, and is looked after as soon as there is an answer.
             raise
@@ -260,6 +267,10 @@ class Machine:
             await self._fail(lease_id, error)
             return
         await self.call(self._store.move, lease_id, LeaseState.ACTIVE, port=endpoint.port)
+
+    async def _tell_end(self, lease_id: str, ends_at: float) -> None:
+        if isinstance(self._runtime, EndsItself):
+            await self.call(self._runtime.set_end, lease_id, ends_at)
 
     @contextlib.contextmanager
     def _changing(self, lease_id: str) -> Iterator[None]:
@@ -303,17 +314,15 @@ class Machine:
             raise LeaseError(Refusal.STARTING, "the machine is starting", retry_after_seconds=5)
         raise LeaseError(Refusal.NO_LEASE, "the lease is over")
 
-    async def _order(self, lease_id: str) -> LeaseOrder:
+    async def _spec(self, lease_id: str) -> ContainerSpec:
         lease = await self.call(self._store.get, lease_id)
         if lease is None:
             raise StoreError("the lease has vanished from the store")
         secrets = await self.call(self._store.secrets, lease_id)
-        return LeaseOrder(
+        return ContainerSpec(
             lease_id=lease_id,
-            owner=lease.owner.hotkey,
             kind=lease.kind,
             ends_at=lease.ends_at,
-            image=lease.image,
             limits=lease.limits,
             ssh_port=lease.port or self._ssh_port,
             authorized_keys=secrets.authorized_keys,

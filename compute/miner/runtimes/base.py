@@ -1,20 +1,25 @@
-"""What starts and stops machines: one small interface, implemented by Docker, by local processes, and by a fake."""
+"""What starts and stops the containers of leases: implemented by Docker, by local processes, and by a fake.
+
+"Container" is the word for both: what the local runtime starts is a process with a folder of its own.
+"""
 
 from __future__ import annotations
 
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from compute.wire.keys import SessionKey
 from compute.wire.terms import LeaseKind
 
 USERNAME = "root"
-"""The login of every machine, as peers on the network expect it."""
+"""The login of every container, as peers on the network expect it."""
 
 
-class Phase(str, Enum):
-    """What a lease's machine is doing."""
+class ContainerState(str, Enum):
+    """What a lease's container is doing."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -34,34 +39,33 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class MachineOrder:
-    """What is certain of a machine before there is a renter.
+class ContainerSpec:
+    """What a lease's container is made of; what has a default is certain only when there is a renter.
 
     ``ssh_port`` is the port on the host; 0 lets the system choose. ``host_key`` is private, in OpenSSH form.
+    ``ends_at`` is Unix seconds. ``password`` is None where only keys are accepted. ``script`` (see
+    ``dockerfile.script_of``) is for the container's shell, which runs it once, before sshd, within all limits.
     """
 
     lease_id: str
     limits: Limits
     ssh_port: int
     host_key: str = field(repr=False)
-
-
-@dataclass(frozen=True)
-class LeaseOrder(MachineOrder):
-    """Everything that a runtime needs to bring up one machine.
-
-    ``ends_at`` is Unix seconds: a runtime whose machines can end by themselves does so then, as a second line behind
-    the manager. ``password`` is None where only keys are accepted. ``script`` (see ``dockerfile.script_of``) is for
-    the machine's shell, which runs it once before the machine is up, within all of its limits.
-    """
-
-    owner: str
-    kind: LeaseKind
-    ends_at: float
-    image: str
-    authorized_keys: tuple[str, ...]
+    kind: LeaseKind = LeaseKind.CUSTOMER
+    ends_at: float = 0.0
+    authorized_keys: tuple[str, ...] = ()
     password: str | None = field(repr=False, default=None)
     script: str = field(repr=False, default="")
+
+    @classmethod
+    def new(cls, limits: Limits, ssh_port: int) -> ContainerSpec:
+        """For a lease that nobody has asked for yet, with an id and a host key of its own."""
+        return cls(secrets.token_hex(16), limits, ssh_port, SessionKey.generate().private_openssh)
+
+    @property
+    def host_fingerprint(self) -> str:
+        """``"SHA256:…"`` of the host key."""
+        return SessionKey.from_private_openssh(self.host_key).fingerprint
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,11 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class RuntimeStatus:
+class ContainerStatus:
     """One lease's machine; ``endpoint`` is None unless it is running or paused."""
 
     lease_id: str
-    phase: Phase
+    state: ContainerState
     endpoint: Endpoint | None = None
 
 
@@ -97,7 +101,7 @@ class Runtime(ABC):
         """Whether the operator lets a renter choose ``image``. Never blocks, never raises; ``image`` is hostile."""
 
     @abstractmethod
-    def start(self, order: LeaseOrder, *, wanted: Callable[[], bool] = lambda: True) -> Endpoint:
+    def start(self, spec: ContainerSpec, *, wanted: Callable[[], bool] = lambda: True) -> Endpoint:
         """Bring up the machine and return once its sshd listens.
 
         Idempotent: of a machine that already runs for this lease, the endpoint is returned; the remains of a dead
@@ -106,25 +110,6 @@ class Runtime(ABC):
 
         Raises:
             RuntimeFailure: it did not come up. Nothing of it runs, though remains may wait for ``stop``.
-        """
-
-    @abstractmethod
-    def prepare(self, order: MachineOrder) -> bool:
-        """Bring up what can be of a machine before there is a renter; False where that is nothing.
-
-        A later ``start`` of a lease's order that agrees with this one is quicker for it. Nobody can log in before.
-        ``list`` shows the machine and ``stop`` removes it; to a process after this one it is one that nobody ordered.
-
-        Raises:
-            RuntimeFailure: it did not come up. Nothing of it runs, though remains may wait for ``stop``.
-        """
-
-    @abstractmethod
-    def renew(self) -> None:
-        """Renew what machines stand on, where that is due: called every few seconds.
-
-        Raises:
-            RuntimeFailure: it could not be renewed; call again.
         """
 
     @abstractmethod
@@ -152,7 +137,7 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    def restart(self, order: LeaseOrder) -> Endpoint:
+    def restart(self, spec: ContainerSpec) -> Endpoint:
         """End the machine's processes and bring it up again, with the same host key; what was stored is kept.
 
         A paused, dead or absent machine comes out running as well. Not atomic: after an error or a crash the machine
@@ -173,15 +158,7 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    def set_end(self, lease_id: str, ends_at: float) -> None:
-        """Tell a machine that ends by itself its new end, in Unix seconds. Idempotent; nothing to do for others.
-
-        Raises:
-            RuntimeFailure: the machine is not there.
-        """
-
-    @abstractmethod
-    def status(self, lease_id: str) -> RuntimeStatus:
+    def status(self, lease_id: str) -> ContainerStatus:
         """What the lease's machine is doing now.
 
         Raises:
@@ -189,9 +166,48 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    def list(self) -> Sequence[RuntimeStatus]:
+    def list(self) -> Sequence[ContainerStatus]:
         """Every machine of this runtime's, dead ones and remains included, whatever lease it belonged to.
 
         Raises:
             RuntimeFailure: the runtime cannot be asked.
+        """
+
+
+class Prewarms(ABC):
+    """A runtime that can bring up most of a container before there is a renter: a standby container."""
+
+    @abstractmethod
+    def prewarm(self, spec: ContainerSpec) -> None:
+        """Bring it up; a later ``start`` of a spec with the same id, limits, port and host key is quicker for it.
+
+        Nobody can log in before. ``list`` shows it and ``stop`` removes it; to a process after this one it is one
+        that nobody ordered.
+
+        Raises:
+            RuntimeFailure: it did not come up. Nothing of it runs, though remains may wait for ``stop``.
+        """
+
+
+class Renews(ABC):
+    """A runtime whose containers stand on something that has to be renewed."""
+
+    @abstractmethod
+    def renew(self) -> None:
+        """Renew it where that is due: called every few seconds.
+
+        Raises:
+            RuntimeFailure: it could not be renewed; call again.
+        """
+
+
+class EndsItself(ABC):
+    """A runtime whose leases end by themselves at ``ends_at``, as a second line behind the manager."""
+
+    @abstractmethod
+    def set_end(self, lease_id: str, ends_at: float) -> None:
+        """Tell a lease its new end, in Unix seconds. Idempotent.
+
+        Raises:
+            RuntimeFailure: there is no such container.
         """

@@ -14,7 +14,15 @@ from docker.models.containers import Container
 
 from compute.base.errors import ConfigError, RuntimeFailure
 from compute.miner.runtimes import docker_files as files
-from compute.miner.runtimes.base import Endpoint, LeaseOrder, MachineOrder, Phase, Runtime, RuntimeStatus
+from compute.miner.runtimes.base import (
+    ContainerSpec,
+    ContainerState,
+    ContainerStatus,
+    Endpoint,
+    Prewarms,
+    Renews,
+    Runtime,
+)
 from compute.miner.runtimes.docker_engine import (
     DiskFull,
     DockerEngine,
@@ -46,7 +54,7 @@ _OLDEST_API = (1, 41)
 _STAND_IN_FOR = ("", "ubuntu", "ubuntu:*", "pytorch/pytorch", "pytorch/pytorch:*")
 """What peers on the network ask for by habit; the operator's image, a Linux with sshd and torch, serves all of them."""
 
-_PHASES = {"running": Phase.RUNNING, "paused": Phase.PAUSED}
+_STATES = {"running": ContainerState.RUNNING, "paused": ContainerState.PAUSED}
 _RESTARTABLE = frozenset({"running", "paused", "restarting", "exited"})
 _ENDING_SECONDS = 3
 _REMOVING_SECONDS = 20.0
@@ -71,7 +79,7 @@ class SshdCheck(Protocol):
     ) -> None: ...
 
 
-class DockerRuntime(Runtime):
+class DockerRuntime(Runtime, Prewarms, Renews):
     """Containers of one miner, found by their labels and by nothing else: names are for people and older peers.
 
     A container does not end by itself when its lease does, and once down, stays down until it is started here. What
@@ -92,7 +100,7 @@ class DockerRuntime(Runtime):
         self._start_seconds = start_seconds
         self._sshd_check = sshd_check
         self._quota = True
-        self._waiting: set[str] = set()
+        self._prewarmed: set[str] = set()
 
     def check(self) -> None:
         """Return if leases can be started here. Blocks; the network for leases is made if it is not there.
@@ -143,35 +151,34 @@ class DockerRuntime(Runtime):
     def accepts_image(self, image: str) -> bool:
         return image == self._settings.image or any(fnmatch.fnmatchcase(image, name) for name in _STAND_IN_FOR)
 
-    def start(self, order: LeaseOrder, *, wanted: Callable[[], bool] = lambda: True) -> Endpoint:
-        container = self._find(order.lease_id)
-        waiting = order.lease_id in self._waiting
-        if container is not None and container.status in _PHASES and not (waiting and self._is_outdated(container)):
+    def start(self, spec: ContainerSpec, *, wanted: Callable[[], bool] = lambda: True) -> Endpoint:
+        container = self._find(spec.lease_id)
+        prewarmed = spec.lease_id in self._prewarmed
+        if container is not None and container.status in _STATES and not (prewarmed and self._is_outdated(container)):
             try:
                 if container.status == "paused":
                     self._unpause(container)
-                if waiting:
+                if prewarmed:
                     self._network.close()
-                    return self._hand_over(container, order, wanted)
-                return self._until_up(container, order, wanted)
+                    return self._hand_over(container, spec, wanted)
+                return self._until_up(container, spec, wanted)
             except RuntimeFailure:
                 with contextlib.suppress(RuntimeFailure):
                     self._remove(container)
                 raise
         if container is not None:
-            self.stop(order.lease_id)
-        return self._launch(order, lambda container: self._hand_over(container, order, wanted))
+            self.stop(spec.lease_id)
+        return self._launch(spec, lambda container: self._hand_over(container, spec, wanted))
 
-    def prepare(self, order: MachineOrder) -> bool:
-        self.stop(order.lease_id)
-        self._launch(order, lambda container: self._waiting.add(order.lease_id))
-        return True
+    def prewarm(self, spec: ContainerSpec) -> None:
+        self.stop(spec.lease_id)
+        self._launch(spec, lambda container: self._prewarmed.add(spec.lease_id))
 
     def renew(self) -> None:
         self._network.renew()
 
     def stop(self, lease_id: str) -> None:
-        self._waiting.discard(lease_id)
+        self._prewarmed.discard(lease_id)
         deadline = time.monotonic() + _REMOVING_SECONDS
         containers = self._containers(lease_id)
         while containers:
@@ -195,21 +202,21 @@ class DockerRuntime(Runtime):
         if container.status == "paused":
             self._unpause(container)
 
-    def restart(self, order: LeaseOrder) -> Endpoint:
-        container = self._find(order.lease_id)
+    def restart(self, spec: ContainerSpec) -> Endpoint:
+        container = self._find(spec.lease_id)
         if container is None or container.status not in _RESTARTABLE:
             # Nothing of the renter's is in what never ran, or was half removed.
-            return self.start(order)
+            return self.start(spec)
         self._halt(container)
         try:
-            self._put(container, files.restart_archive(order))
+            self._put(container, files.restart_archive(spec))
         except DiskFull:
             # The renter's own share of it, most likely. What was put there before will do: a lease is not lost for it.
-            logger.warning("no room for new files in the machine of lease %s: it restarts as it is", order.lease_id)
+            logger.warning("no room for new files in the machine of lease %s: it restarts as it is", spec.lease_id)
         try:
             self._network.close()
             self._run(container)
-            return self._until_up(container, order, lambda: True)
+            return self._until_up(container, spec, lambda: True)
         except RuntimeFailure:
             with contextlib.suppress(RuntimeFailure):
                 self._halt(container)
@@ -218,23 +225,20 @@ class DockerRuntime(Runtime):
     def set_keys(self, lease_id: str, authorized_keys: Sequence[str]) -> None:
         self._put(self._alive(lease_id), files.keys_archive(authorized_keys))
 
-    def set_end(self, lease_id: str, ends_at: float) -> None:
-        self._alive(lease_id)
-
-    def status(self, lease_id: str) -> RuntimeStatus:
+    def status(self, lease_id: str) -> ContainerStatus:
         container = self._find(lease_id)
-        return RuntimeStatus(lease_id, Phase.ABSENT) if container is None else _status_of(container)
+        return ContainerStatus(lease_id, ContainerState.ABSENT) if container is None else _status_of(container)
 
-    def list(self) -> Sequence[RuntimeStatus]:
+    def list(self) -> Sequence[ContainerStatus]:
         return [_status_of(container) for container in self._containers()]
 
-    def _launch(self, order: MachineOrder, then: Callable[[Container], T]) -> T:
-        """Run a container for ``order``, and what is to be done ``then``; or leave nothing of it."""
+    def _launch(self, spec: ContainerSpec, then: Callable[[Container], T]) -> T:
+        """Run a container for ``spec``, and what is to be done ``then``; or leave nothing of it."""
         self._network.ensure()
         self._network.close()
         for attempt in range(_PORT_TRIES):
-            port = order.ssh_port or _free_port(self._settings.bind_address)
-            container = self._create(order, port)
+            port = spec.ssh_port or _free_port(self._settings.bind_address)
+            container = self._create(spec, port)
             try:
                 self._run(container)
                 return then(container)
@@ -244,18 +248,18 @@ class DockerRuntime(Runtime):
                 if not isinstance(error, PortTaken):
                     raise
                 # A port of our own choice may have been lost to another program since.
-                if order.ssh_port or attempt == _PORT_TRIES - 1:
+                if spec.ssh_port or attempt == _PORT_TRIES - 1:
                     text = f"port {port} is taken by another program on the miner's machine"
                     raise RuntimeFailure(text) from error
         raise AssertionError("the last attempt returns or raises")
 
-    def _create(self, order: MachineOrder, port: int) -> Container:
+    def _create(self, spec: ContainerSpec, port: int) -> Container:
         host = self._engine.host()
         while True:
-            options = container_options(order, self._settings, host, port=port, quota=self._quota)
+            options = container_options(spec, self._settings, host, port=port, quota=self._quota)
             try:
                 with self._engine.calling("create the container") as client:
-                    return client.containers.create(name=f"compute-{order.lease_id[:12]}", **options)
+                    return client.containers.create(name=f"compute-{spec.lease_id[:12]}", **options)
             except QuotaUnsupported:
                 if "storage_opt" not in options:
                     raise
@@ -266,27 +270,27 @@ class DockerRuntime(Runtime):
         with self._engine.calling("start the container"):
             container.start()
 
-    def _hand_over(self, container: Container, order: LeaseOrder, wanted: Callable[[], bool]) -> Endpoint:
-        """Give a container that waits for its files those of ``order``."""
-        self._waiting.discard(order.lease_id)
+    def _hand_over(self, container: Container, spec: ContainerSpec, wanted: Callable[[], bool]) -> Endpoint:
+        """Give a container that waits for its files those of ``spec``."""
+        self._prewarmed.discard(spec.lease_id)
         # Whoever has the name keeps it, and the engine's own choice stays.
         with contextlib.suppress(NameTaken), self._engine.calling("name the container"):
-            container.rename(order.kind.container_name)
-        self._engine.feed(container, files.machine_archive(order))
-        return self._until_up(container, order, wanted)
+            container.rename(spec.kind.container_name)
+        self._engine.feed(container, files.machine_archive(spec))
+        return self._until_up(container, spec, wanted)
 
     def _is_outdated(self, container: Container) -> bool:
         """Whether the image has been built anew since."""
         with self._engine.calling("look for the image") as client:
             return bool(client.images.get(self._settings.image).id != container.attrs["Image"])
 
-    def _until_up(self, container: Container, order: LeaseOrder, wanted: Callable[[], bool]) -> Endpoint:
+    def _until_up(self, container: Container, spec: ContainerSpec, wanted: Callable[[], bool]) -> Endpoint:
         endpoint = _endpoint_of(container)
         bound = self._settings.bind_address
         arrival = Arrival(
             self._engine,
             container,
-            order,
+            spec,
             start_seconds=self._start_seconds,
             script_seconds=self._settings.script_seconds,
             script_bytes=self._settings.script_bytes,
@@ -327,9 +331,9 @@ class DockerRuntime(Runtime):
 
     def _alive(self, lease_id: str) -> Container:
         container = self._find(lease_id)
-        if container is None or container.status not in _PHASES:
-            phase = Phase.ABSENT if container is None else Phase.DEAD
-            raise RuntimeFailure(f"the machine is {phase.value}")
+        if container is None or container.status not in _STATES:
+            state = ContainerState.ABSENT if container is None else ContainerState.DEAD
+            raise RuntimeFailure(f"the machine is {state.value}")
         return container
 
     def _find(self, lease_id: str) -> Container | None:
@@ -342,10 +346,10 @@ class DockerRuntime(Runtime):
             return client.containers.list(all=True, filters={"label": wanted}, ignore_removed=True)
 
 
-def _status_of(container: Container) -> RuntimeStatus:
-    phase = _PHASES.get(container.status, Phase.DEAD)
-    endpoint = None if phase is Phase.DEAD else _endpoint_of(container)
-    return RuntimeStatus(container.labels[LABEL_LEASE], phase, endpoint)
+def _status_of(container: Container) -> ContainerStatus:
+    state = _STATES.get(container.status, ContainerState.DEAD)
+    endpoint = None if state is ContainerState.DEAD else _endpoint_of(container)
+    return ContainerStatus(container.labels[LABEL_LEASE], state, endpoint)
 
 
 def _endpoint_of(container: Container) -> Endpoint:
@@ -375,20 +379,20 @@ class Arrival:
         self,
         engine: DockerEngine,
         container: Container,
-        order: LeaseOrder,
+        spec: ContainerSpec,
         *,
         start_seconds: float,
         script_seconds: float,
         script_bytes: int,
         wanted: Callable[[], bool],
     ) -> None:
-        """``script_bytes`` is what the order's script may write, where no disk was asked for."""
-        self.patience_seconds = start_seconds + (script_seconds if order.script else 0)
-        self.pause_seconds = _SCRIPT_PAUSE_SECONDS if order.script else _PAUSE_SECONDS
+        """``script_bytes`` is what the spec's script may write, where no disk was asked for."""
+        self.patience_seconds = start_seconds + (script_seconds if spec.script else 0)
+        self.pause_seconds = _SCRIPT_PAUSE_SECONDS if spec.script else _PAUSE_SECONDS
         self._engine = engine
         self._container = container
-        self._has_script = bool(order.script)
-        self._bytes = order.limits.disk_bytes or script_bytes
+        self._has_script = bool(spec.script)
+        self._bytes = spec.limits.disk_bytes or script_bytes
         self._wanted = wanted
         self._begun = self._measured = time.monotonic()
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import bcrypt
 
-from compute.miner.runtimes.base import USERNAME, LeaseOrder
+from compute.miner.runtimes.base import USERNAME, ContainerSpec
 
 UNPACK_FAILED = 59
 """The program's exit code where it could not write its files. ``dockerfile.failed_step`` has those above it."""
@@ -43,7 +43,7 @@ exec /usr/sbin/sshd -D -e -f /{_CONFIG} </dev/null
 """
 
 COMMAND = ("/bin/sh", "-c", _PROGRAM)
-"""Takes its files, unless it has them; runs the order's script, unless it has been through; then is sshd, in the
+"""Takes its files, unless it has them; runs the spec's script, unless it has been through; then is sshd, in the
 foreground and with its log on stderr."""
 
 _SSHD_CONFIG = f"""\
@@ -64,14 +64,14 @@ Subsystem sftp internal-sftp
 """
 
 
-def machine_archive(order: LeaseOrder) -> bytes:
+def machine_archive(spec: ContainerSpec) -> bytes:
     """What the program of a new container waits for, as a tar file for ``/``."""
-    return _archive([*_sshd_files(order), *_key_files(order.authorized_keys), (_LOGIN, _login_line(order), 0o600)])
+    return _archive([*_sshd_files(spec), *_key_files(spec.authorized_keys), (_LOGIN, _login_line(spec), 0o600)])
 
 
-def restart_archive(order: LeaseOrder) -> bytes:
+def restart_archive(spec: ContainerSpec) -> bytes:
     """What a container needs to come up again as it was ordered, as a tar file for ``/``; a password stays as it is."""
-    return _archive([*_sshd_files(order), *_key_files(order.authorized_keys), (_UNPACKED, "", 0o600)])
+    return _archive([*_sshd_files(spec), *_key_files(spec.authorized_keys), (_UNPACKED, "", 0o600)])
 
 
 def keys_archive(authorized_keys: Sequence[str]) -> bytes:
@@ -86,15 +86,15 @@ _Entry = tuple[str, str | None, int]
 """A path, the file's text (None: a folder), and its mode."""
 
 
-def _sshd_files(order: LeaseOrder) -> list[_Entry]:
-    by_password = order.password is not None
+def _sshd_files(spec: ContainerSpec) -> list[_Entry]:
+    by_password = spec.password is not None
     config = _SSHD_CONFIG.format(
         root="yes" if by_password else "prohibit-password", password="yes" if by_password else "no"
     )
     # sshd wants the folder for its unprivileged half, and images that never booted lack it.
-    entries: list[_Entry] = [("run/sshd", None, 0o755), (_CONFIG, config, 0o600), (_HOST_KEY, order.host_key, 0o600)]
-    if order.script:
-        entries.append((_STEPS, order.script, 0o600))
+    entries: list[_Entry] = [("run/sshd", None, 0o755), (_CONFIG, config, 0o600), (_HOST_KEY, spec.host_key, 0o600)]
+    if spec.script:
+        entries.append((_STEPS, spec.script, 0o600))
     return entries
 
 
@@ -103,10 +103,10 @@ def _key_files(authorized_keys: Sequence[str]) -> list[_Entry]:
     return [(_SSH_FOLDER, None, 0o700), (f"{_SSH_FOLDER}/authorized_keys", lines, 0o600)]
 
 
-def _login_line(order: LeaseOrder) -> str:
+def _login_line(spec: ContainerSpec) -> str:
     # A new password has 144 bits: there is nothing to stretch. "*" is no password; "!" would be a locked account,
     # which sshd does not let in by key either.
-    secret = "*" if order.password is None else bcrypt.hashpw(order.password.encode(), bcrypt.gensalt(4)).decode()
+    secret = "*" if spec.password is None else bcrypt.hashpw(spec.password.encode(), bcrypt.gensalt(4)).decode()
     return f"{USERNAME}:{secret}:::::::\n"
 
 

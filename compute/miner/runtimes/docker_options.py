@@ -1,4 +1,4 @@
-"""What a lease's container is made of, as data: pure functions from an order to the arguments of the Docker SDK."""
+"""What a lease's container is made of, as data: pure functions from a spec to the arguments of the Docker SDK."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 from docker.types import DeviceRequest, LogConfig
 
-from compute.miner.runtimes.base import MachineOrder
+from compute.miner.runtimes.base import ContainerSpec
 from compute.miner.runtimes.docker_files import COMMAND
 from compute.wire.dockerfile import STEPS_SECONDS
-from compute.wire.keys import SessionKey
 from compute.wire.terms import GIB
 
 SSH_PORT = "22/tcp"
@@ -46,7 +45,7 @@ class DockerSettings:
     ``miner`` tells its containers from those of other miners on the same engine; where no ``network`` is named, it has
     one of its own. ``bind_address`` is where on the host the SSH port is open. ``pids`` bounds processes and threads of
     one container together. ``close_network`` closes the host and private addresses to them, but for ``allowed_ranges``
-    (such as ``"10.1.0.0/16"``). ``script_seconds`` and ``script_bytes`` bound an order's script, the latter where no
+    (such as ``"10.1.0.0/16"``). ``script_seconds`` and ``script_bytes`` bound a spec's script, the latter where no
     disk was asked for.
     """
 
@@ -79,14 +78,14 @@ class Host:
 
 
 def container_options(
-    order: MachineOrder, settings: DockerSettings, host: Host, *, port: int, quota: bool
+    spec: ContainerSpec, settings: DockerSettings, host: Host, *, port: int, quota: bool
 ) -> dict[str, Any]:
     """The arguments of ``client.containers.create``, but for the name.
 
     ``quota`` says whether the storage driver can limit the disk. No secret is among them: whoever may ask the engine
     can read them back, and nothing of what is certain only when there is a renter.
     """
-    limits = order.limits
+    limits = spec.limits
     memory_bytes = _memory_bytes(limits.ram_bytes, host)
     options: dict[str, Any] = {
         "image": settings.image,
@@ -99,7 +98,7 @@ def container_options(
         "environment": {"NVIDIA_VISIBLE_DEVICES": ",".join(limits.gpu_uuids) or "void"},
         # The operator's own proxy, and the password in its address, are not for renters.
         "use_config_proxy": False,
-        "labels": _labels(order, settings),
+        "labels": _labels(spec, settings),
         "cap_drop": ["ALL"],
         "cap_add": list(CAPABILITIES),
         "security_opt": ["no-new-privileges:true"],
@@ -130,11 +129,11 @@ def container_options(
     return options
 
 
-def _labels(order: MachineOrder, settings: DockerSettings) -> dict[str, str]:
+def _labels(spec: ContainerSpec, settings: DockerSettings) -> dict[str, str]:
     return {
         LABEL_MINER: settings.miner,
-        LABEL_LEASE: order.lease_id,
-        LABEL_HOST_KEY: SessionKey.from_private_openssh(order.host_key).fingerprint,
+        LABEL_LEASE: spec.lease_id,
+        LABEL_HOST_KEY: spec.host_fingerprint,
     }
 
 

@@ -24,9 +24,16 @@ import psutil
 import compute
 from compute.base.errors import ConfigError, RuntimeFailure
 from compute.miner.runtimes import local_processes as processes
-from compute.miner.runtimes.base import USERNAME, Endpoint, LeaseOrder, MachineOrder, Phase, Runtime, RuntimeStatus
+from compute.miner.runtimes.base import (
+    USERNAME,
+    ContainerSpec,
+    ContainerState,
+    ContainerStatus,
+    Endpoint,
+    EndsItself,
+    Runtime,
+)
 from compute.miner.runtimes.local_sshd import LeaseFolder, SshdConfig
-from compute.wire.keys import SessionKey
 
 _LEASE_ID = re.compile(r"[0-9a-f]{32}\Z")
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -34,7 +41,7 @@ _PASSED_ON = ("LD_LIBRARY_PATH", "CUDA_HOME", "TZ")
 _ENDING_SECONDS = 5.0
 
 
-class LocalRuntime(Runtime):
+class LocalRuntime(Runtime, EndsItself):
     """Each lease is one process, ``compute.miner.runtimes.local_sshd``, with a folder of its own under ``folder``.
 
     The processes outlive the miner; a new one finds them by the folder's state file (pid, start time and the lease's
@@ -72,23 +79,17 @@ class LocalRuntime(Runtime):
         # There are no images here: every lease has the Python that runs the miner.
         return True
 
-    def start(self, order: LeaseOrder, *, wanted: Callable[[], bool] = lambda: True) -> Endpoint:
-        if order.script:
+    def start(self, spec: ContainerSpec, *, wanted: Callable[[], bool] = lambda: True) -> Endpoint:
+        if spec.script:
             raise RuntimeFailure("the local runtime runs no steps of a dockerfile")
-        status = self.status(order.lease_id)
+        status = self.status(spec.lease_id)
         if status.endpoint is not None:
-            if status.phase is Phase.PAUSED:
-                self.unpause(order.lease_id)
+            if status.state is ContainerState.PAUSED:
+                self.unpause(spec.lease_id)
             return status.endpoint
-        if status.phase is Phase.DEAD:
-            self.stop(order.lease_id)
-        return self._spawn(order)
-
-    def prepare(self, order: MachineOrder) -> bool:
-        return False
-
-    def renew(self) -> None:
-        pass
+        if status.state is ContainerState.DEAD:
+            self.stop(spec.lease_id)
+        return self._spawn(spec)
 
     def stop(self, lease_id: str) -> None:
         self._end_processes(lease_id)
@@ -106,9 +107,9 @@ class LocalRuntime(Runtime):
         self._alive(lease_id)
         processes.thaw(lease_id)
 
-    def restart(self, order: LeaseOrder) -> Endpoint:
-        self._end_processes(order.lease_id)
-        return self._spawn(order)
+    def restart(self, spec: ContainerSpec) -> Endpoint:
+        self._end_processes(spec.lease_id)
+        return self._spawn(spec)
 
     def set_keys(self, lease_id: str, authorized_keys: Sequence[str]) -> None:
         self._alive(lease_id)
@@ -118,18 +119,18 @@ class LocalRuntime(Runtime):
         self._alive(lease_id)
         self._write(lease_id, "ends_at", repr(ends_at))
 
-    def status(self, lease_id: str) -> RuntimeStatus:
+    def status(self, lease_id: str) -> ContainerStatus:
         lease = self._lease(lease_id)
         if not lease.path.exists():
-            return RuntimeStatus(lease_id, Phase.ABSENT)
+            return ContainerStatus(lease_id, ContainerState.ABSENT)
         found = _read_state(lease, lease_id)
         if found is None:
-            return RuntimeStatus(lease_id, Phase.DEAD)
+            return ContainerStatus(lease_id, ContainerState.DEAD)
         process, endpoint = found
-        phase = Phase.PAUSED if processes.is_frozen(process) else Phase.RUNNING
-        return RuntimeStatus(lease_id, phase, endpoint)
+        state = ContainerState.PAUSED if processes.is_frozen(process) else ContainerState.RUNNING
+        return ContainerStatus(lease_id, state, endpoint)
 
-    def list(self) -> Sequence[RuntimeStatus]:
+    def list(self) -> Sequence[ContainerStatus]:
         with contextlib.suppress(FileNotFoundError):
             return [self.status(name) for name in sorted(os.listdir(self._folder)) if _LEASE_ID.match(name)]
         return []
@@ -139,9 +140,9 @@ class LocalRuntime(Runtime):
         return LeaseFolder(self._folder / lease_id)
 
     def _alive(self, lease_id: str) -> None:
-        phase = self.status(lease_id).phase
-        if phase not in (Phase.RUNNING, Phase.PAUSED):
-            raise RuntimeFailure(f"the machine is {phase.value}")
+        state = self.status(lease_id).state
+        if state not in (ContainerState.RUNNING, ContainerState.PAUSED):
+            raise RuntimeFailure(f"the machine is {state.value}")
 
     def _write(self, lease_id: str, name: str, text: str) -> None:
         try:
@@ -153,33 +154,33 @@ class LocalRuntime(Runtime):
         if not processes.kill(lease_id, timeout_seconds=_ENDING_SECONDS):
             raise RuntimeFailure(f"some of the lease's processes were left after {_ENDING_SECONDS:g} s")
 
-    def _spawn(self, order: LeaseOrder) -> Endpoint:
-        lease = self._lease(order.lease_id)
+    def _spawn(self, spec: ContainerSpec) -> Endpoint:
+        lease = self._lease(spec.lease_id)
         try:
             lease.home.mkdir(parents=True, exist_ok=True, mode=0o700)
             lease.path.chmod(0o700)
             lease.state.unlink(missing_ok=True)
-            lease.write("authorized_keys", _lines(order.authorized_keys))
-            lease.write("ends_at", repr(order.ends_at))
-            port = self._run_sshd(order, lease)
+            lease.write("authorized_keys", _lines(spec.authorized_keys))
+            lease.write("ends_at", repr(spec.ends_at))
+            port = self._run_sshd(spec, lease)
         except OSError as error:
             raise RuntimeFailure(f"the machine could not be started: {error.strerror}") from error
-        return Endpoint(port=port, host_key=SessionKey.from_private_openssh(order.host_key).fingerprint)
+        return Endpoint(port=port, host_key=spec.host_fingerprint)
 
-    def _run_sshd(self, order: LeaseOrder, lease: LeaseFolder) -> int:
+    def _run_sshd(self, spec: ContainerSpec, lease: LeaseFolder) -> int:
         """Start the server and return the port that it listens on.
 
         Not ``subprocess``: a child that is meant to outlive its parent is no ``Popen`` to be waited for.
         """
         config = SshdConfig(
-            lease_id=order.lease_id,
+            lease_id=spec.lease_id,
             folder=str(lease.path),
             bind_address=self._bind_address,
-            port=order.ssh_port,
+            port=spec.ssh_port,
             username=USERNAME,
-            environment=_environment(order, lease),
-            host_key=order.host_key,
-            password=order.password,
+            environment=_environment(spec, lease),
+            host_key=spec.host_key,
+            password=spec.password,
         )
         child_in, to_child = os.pipe()
         from_child, child_out = os.pipe()
@@ -188,7 +189,7 @@ class LocalRuntime(Runtime):
                 pid = os.posix_spawn(
                     sys.executable,
                     [sys.executable, "-s", "-m", "compute.miner.runtimes.local_sshd"],
-                    {**_base_environment(order), "PYTHONPATH": str(Path(compute.__file__).parents[1])},
+                    {**_base_environment(spec), "PYTHONPATH": str(Path(compute.__file__).parents[1])},
                     file_actions=[
                         (os.POSIX_SPAWN_DUP2, child_in, 0),
                         (os.POSIX_SPAWN_DUP2, child_out, 1),
@@ -208,7 +209,7 @@ class LocalRuntime(Runtime):
                 os.write(to_child, config.to_json().encode() + b"\n")
                 port = _ready_port(from_child, self._start_seconds)
             except (RuntimeFailure, OSError):
-                processes.kill(order.lease_id, timeout_seconds=_ENDING_SECONDS)
+                processes.kill(spec.lease_id, timeout_seconds=_ENDING_SECONDS)
                 processes.reap(pid)
                 raise
             # The child has left the server to itself, and ended.
@@ -248,22 +249,22 @@ def _read_state(lease: LeaseFolder, lease_id: str) -> tuple[psutil.Process, Endp
     return None if process is None else (process, endpoint)
 
 
-def _base_environment(order: LeaseOrder) -> dict[str, str]:
+def _base_environment(spec: ContainerSpec) -> dict[str, str]:
     """What the server and its programs share: nothing of the miner's own environment but where libraries are."""
     passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     # The interpreter's own folder comes first: that ``python3`` has torch.
     path = f"{Path(sys.executable).parent}:{_SYSTEM_PATH}"
-    return {**passed_on, "PATH": path, "LANG": "C.UTF-8", processes.MARK: order.lease_id}
+    return {**passed_on, "PATH": path, "LANG": "C.UTF-8", processes.MARK: spec.lease_id}
 
 
-def _environment(order: LeaseOrder, lease: LeaseFolder) -> dict[str, str]:
+def _environment(spec: ContainerSpec, lease: LeaseFolder) -> dict[str, str]:
     return {
-        **_base_environment(order),
+        **_base_environment(spec),
         "HOME": str(lease.home),
         "USER": USERNAME,
         "LOGNAME": USERNAME,
         "SHELL": "/bin/sh",
-        "CUDA_VISIBLE_DEVICES": ",".join(order.limits.gpu_uuids),
+        "CUDA_VISIBLE_DEVICES": ",".join(spec.limits.gpu_uuids),
     }
 
 

@@ -34,7 +34,7 @@ from compute.miner.hardware import DEFAULT_DOCKER_HOST
 from compute.miner.leases.manager import LeaseManager
 from compute.miner.leases.store import LeaseStore
 from compute.miner.options import MinerOptions
-from compute.miner.runtimes.base import Endpoint, LeaseOrder, Limits, RuntimeStatus
+from compute.miner.runtimes.base import ContainerSpec, ContainerStatus, Endpoint, Limits
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine, EngineGone
 from compute.miner.runtimes.docker_options import DockerSettings
@@ -140,7 +140,7 @@ def client() -> Iterator[DockerClient]:
     client.close()
 
 
-MakeOrder = Callable[..., LeaseOrder]
+MakeSpec = Callable[..., ContainerSpec]
 
 
 @pytest.fixture(scope="session")
@@ -149,16 +149,14 @@ def renter() -> SessionKey:
 
 
 @pytest.fixture(scope="session")
-def make_order(renter: SessionKey) -> MakeOrder:
+def make_spec(renter: SessionKey) -> MakeSpec:
     def make(
         *, kind: LeaseKind = LeaseKind.CUSTOMER, port: int = 0, password: str | None = None, **limits: int
-    ) -> LeaseOrder:
-        return LeaseOrder(
+    ) -> ContainerSpec:
+        return ContainerSpec(
             lease_id=secrets.token_hex(16),
-            owner="5Alice",
             kind=kind,
             ends_at=time.time() + 600,
-            image="ubuntu",
             limits=Limits(**{"cpu_count": 1, "ram_bytes": 1 << 30, **limits}),
             ssh_port=port,
             authorized_keys=(renter.public_line,),
@@ -170,8 +168,8 @@ def make_order(renter: SessionKey) -> MakeOrder:
 
 
 @pytest.fixture
-def order(make_order: MakeOrder) -> LeaseOrder:
-    return make_order()
+def spec(make_spec: MakeSpec) -> ContainerSpec:
+    return make_spec()
 
 
 Login = Callable[..., AbstractAsyncContextManager[SshSession]]
@@ -258,9 +256,9 @@ class Miner:
     manager: LeaseManager
     service: AllocateService
 
-    def machines(self) -> list[RuntimeStatus]:
+    def machines(self) -> list[ContainerStatus]:
         """What there is, but for a machine that stands ready."""
-        return [status for status in self.runtime.list() if status.lease_id not in self.runtime._waiting]
+        return [status for status in self.runtime.list() if status.lease_id not in self.runtime._prewarmed]
 
 
 def build(
@@ -278,7 +276,7 @@ def build(
         store=store, runtime=runtime, specs=lambda: SPECS, clock=clock, ssh_port=ssh_port, stand_ready=stand_ready
     )
     # What stands ready first is what renters here ask for.
-    manager._machine.standby._usual = Limits(cpu_count=1, ram_bytes=1 << 30)
+    manager._steps.standby._usual = Limits(cpu_count=1, ram_bytes=1 << 30)
     return Miner(runtime, clock, store, manager, AllocateService(manager, allow_dockerfile=True))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from compute.base.errors import SshUnreachable
 from compute.base.ssh import CommandResult
-from compute.miner.runtimes.base import Endpoint, LeaseOrder
+from compute.miner.runtimes.base import ContainerSpec, Endpoint
 from compute.wire.keys import SessionKey
 from tests.waiting import DEADLINE_SECONDS
 
@@ -27,17 +27,17 @@ OURS = 0x200400CB
 
 
 @pytest.fixture(scope="module")
-def machine(make_runtime: Any, make_order: Any) -> tuple[Endpoint, LeaseOrder]:
+def machine(make_runtime: Any, make_spec: Any) -> tuple[Endpoint, ContainerSpec]:
     """One container for all tests here, with 512 MiB of memory."""
-    order = make_order(ram_bytes=512 * MIB)
-    return make_runtime().start(order), order
+    spec = make_spec(ram_bytes=512 * MIB)
+    return make_runtime().start(spec), spec
 
 
 Run = Callable[..., Any]
 
 
 @pytest.fixture
-def run(machine: tuple[Endpoint, LeaseOrder], login: Any) -> Run:
+def run(machine: tuple[Endpoint, ContainerSpec], login: Any) -> Run:
     async def run(command: list[str] | str, *, timeout_seconds: float = DEADLINE_SECONDS) -> CommandResult:
         async with login(machine[0]) as session:
             return await session.run(command, timeout_seconds=timeout_seconds)
@@ -59,7 +59,7 @@ async def test_capabilities_privileges_and_system_calls(run: Run) -> None:
     assert status["Seccomp"].strip() == "2"
 
 
-async def test_what_needs_more_power_fails(machine: tuple[Endpoint, LeaseOrder], login: Any) -> None:
+async def test_what_needs_more_power_fails(machine: tuple[Endpoint, ContainerSpec], login: Any) -> None:
     async with login(machine[0]) as session:
         for command in (
             ["unshare", "--user", "--map-root-user", "true"],
@@ -166,15 +166,15 @@ for host in ("127.0.0.1", gateway):
     assert len(result.stdout.split()) == 2, result
 
 
-async def test_two_containers_do_not_see_each_other(run: Run, make_runtime: Any, make_order: Any, client: Any) -> None:
+async def test_two_containers_do_not_see_each_other(run: Run, make_runtime: Any, make_spec: Any, client: Any) -> None:
     neighbour = make_runtime()
-    order = make_order()
-    neighbour.start(order)
-    (found,) = client.containers.list(filters={"label": f"compute.lease={order.lease_id}"})
+    spec = make_spec()
+    neighbour.start(spec)
+    (found,) = client.containers.list(filters={"label": f"compute.lease={spec.lease_id}"})
     (network,) = found.attrs["NetworkSettings"]["Networks"].values()
     script = f"import socket; socket.create_connection(({network['IPAddress']!r}, 22), 3)"
     result = await run(python(script))
-    neighbour.stop(order.lease_id)
+    neighbour.stop(spec.lease_id)
     assert result.exit_code == 1
     assert b"No route to host" in result.stderr, result
 
@@ -188,7 +188,7 @@ async def test_python_with_torch_where_validators_look_for_it(run: Run) -> None:
         assert (await run([path, "-c", where])).stdout, path
 
 
-async def test_a_terminal_and_files(machine: tuple[Endpoint, LeaseOrder], renter: SessionKey) -> None:
+async def test_a_terminal_and_files(machine: tuple[Endpoint, ContainerSpec], renter: SessionKey) -> None:
     transport = paramiko.Transport(("127.0.0.1", machine[0].port))
     try:
         transport.start_client(timeout=DEADLINE_SECONDS)
@@ -210,7 +210,7 @@ async def test_a_terminal_and_files(machine: tuple[Endpoint, LeaseOrder], renter
 
 
 async def test_no_password_opens_a_machine_that_was_ordered_with_a_key(
-    machine: tuple[Endpoint, LeaseOrder], login: Any
+    machine: tuple[Endpoint, ContainerSpec], login: Any
 ) -> None:
     for password in ("", "*", "root"):
         with pytest.raises(SshUnreachable, match="refused"):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from compute.base.errors import SshUnreachable
-from compute.miner.runtimes.base import Phase
+from compute.miner.runtimes.base import ContainerState
 from compute.wire.keys import RenterKey, SessionKey
 from tests.waiting import until
 
@@ -102,7 +102,7 @@ async def test_what_happens_while_the_miner_is_dead(
     assert client.containers.list(all=True, filters=wanted, ignore_removed=True) == []
     if meanwhile == "the container dies":
         only_container(client, runtime).kill()
-        assert runtime.list()[0].phase is Phase.DEAD
+        assert runtime.list()[0].state is ContainerState.DEAD
     async with running(runtime, later=86_400 if meanwhile == "its end" else 0) as miner:
         alice = renter_of(miner, owner=life.owner, session=life.session, info=info)
         if meanwhile == "its end":
@@ -141,4 +141,4 @@ async def test_killed_while_a_standby_container_is_made(
         alice = renter_of(miner)
         assert (await alice.allocate())["status"]
         assert await alice.says() == "hello"
-    assert [status.phase for status in runtime.list()] == [Phase.RUNNING]
+    assert [status.state for status in runtime.list()] == [ContainerState.RUNNING]

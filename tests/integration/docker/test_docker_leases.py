@@ -16,7 +16,7 @@ from compute.base.channel import Channel
 from compute.base.clock import SystemClock
 from compute.base.errors import SshError, SshTimeout, SshUnreachable
 from compute.base.reasons import ProofReason
-from compute.miner.runtimes.base import Phase
+from compute.miner.runtimes.base import ContainerState
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.proof.bootstrap import BOOTSTRAP
 from compute.proof.models import Claim, GpuModel, ProofSettings
@@ -209,14 +209,16 @@ async def test_an_sshd_that_was_killed_comes_back(miner: Any, alice: Any) -> Non
         with contextlib.suppress(SshError):
             await session.run("kill -9 $(cat /run/sshd.pid); sleep 1000", timeout_seconds=DEADLINE_SECONDS)
     (status,) = miner.machines()
-    until(lambda: miner.runtime.status(status.lease_id).phase is Phase.DEAD, "the container has ended")
-    await passing_until(miner, lambda: miner.runtime.status(status.lease_id).phase is Phase.RUNNING, "it runs again")
+    until(lambda: miner.runtime.status(status.lease_id).state is ContainerState.DEAD, "the container has ended")
+    await passing_until(
+        miner, lambda: miner.runtime.status(status.lease_id).state is ContainerState.RUNNING, "it runs again"
+    )
     await passing_until(miner, lambda: miner.store.holder().state.value == "active", "the lease is active again")
     async with alice.login() as session:
         assert (await session.run("cat /root/file")).stdout == b"kept\n"
 
 
-async def test_a_container_without_a_lease_is_removed(running: Any, runtime: DockerRuntime, order: Any) -> None:
-    runtime.start(order)
+async def test_a_container_without_a_lease_is_removed(running: Any, runtime: DockerRuntime, spec: Any) -> None:
+    runtime.start(spec)
     async with running(runtime):
         assert runtime.list() == []

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from compute.miner.runtimes import docker_network
-from compute.miner.runtimes.base import LeaseOrder
+from compute.miner.runtimes.base import ContainerSpec
 from tests.waiting import DEADLINE_SECONDS
 
 pytestmark = pytest.mark.docker
@@ -133,8 +133,8 @@ def reach(login: Any) -> Reach:
     return reach
 
 
-def gateway_of(client: Any, order: LeaseOrder) -> str:
-    (container,) = client.containers.list(filters={"label": f"compute.lease={order.lease_id}"})
+def gateway_of(client: Any, spec: ContainerSpec) -> str:
+    (container,) = client.containers.list(filters={"label": f"compute.lease={spec.lease_id}"})
     (network,) = container.attrs["NetworkSettings"]["Networks"].values()
     return str(network["Gateway"])
 
@@ -148,22 +148,22 @@ def targets_on(host: Host, gateway: str) -> list[tuple[str, int]]:
 
 
 async def test_left_open_everything_is_reached(
-    make_runtime: Any, order: LeaseOrder, host: Host, reach: Reach, client: Any
+    make_runtime: Any, spec: ContainerSpec, host: Host, reach: Reach, client: Any
 ) -> None:
     # Without this, the next test could not fail.
     runtime = make_runtime(network="", close_network=False)
-    endpoint = runtime.start(order)
-    targets = targets_on(host, gateway_of(client, order))
+    endpoint = runtime.start(spec)
+    targets = targets_on(host, gateway_of(client, spec))
     assert await reach(endpoint, *targets, (PUBLIC, 80)) == ["open"] * (len(targets) + 1)
-    runtime.stop(order.lease_id)
+    runtime.stop(spec.lease_id)
     runtime.remove_network()
 
 
 async def test_the_host_and_its_private_network_are_closed_and_the_world_is_open(
-    make_runtime: Any, order: LeaseOrder, host: Host, reach: Reach, client: Any
+    make_runtime: Any, spec: ContainerSpec, host: Host, reach: Reach, client: Any
 ) -> None:
-    endpoint = make_runtime().start(order)
-    targets = targets_on(host, gateway_of(client, order))
+    endpoint = make_runtime().start(spec)
+    targets = targets_on(host, gateway_of(client, spec))
     # More that is nobody's public address, and the lease's own published port.
     targets += [("169.254.169.254", 80), ("192.168.0.1", 80), ("172.31.0.1", 80), ("100.100.100.200", 80)]
     targets += [(host.addresses[0], endpoint.port), ("168.63.129.16", 80)]
@@ -174,13 +174,13 @@ async def test_the_host_and_its_private_network_are_closed_and_the_world_is_open
 
 
 async def test_a_lease_of_an_earlier_release_is_closed_in_where_it_is(
-    make_runtime: Any, order: LeaseOrder, host: Host, reach: Reach, client: Any, monkeypatch: pytest.MonkeyPatch
+    make_runtime: Any, spec: ContainerSpec, host: Host, reach: Reach, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What all miners of a machine shared then; another run of this test may be at it.
     shared = f"cs{secrets.token_hex(4)}"
     miner = secrets.token_hex(8)
     older = make_runtime(miner, network=shared, close_network=False)
-    endpoint = older.start(order)
+    endpoint = older.start(spec)
     assert await reach(endpoint, (PRIVATE, 80)) == ["open"]
     monkeypatch.setattr(docker_network, "SHARED_NETWORK", shared)
     runtime = make_runtime(miner, network="")
@@ -188,13 +188,13 @@ async def test_a_lease_of_an_earlier_release_is_closed_in_where_it_is(
     refused, public = await reach(endpoint, (PRIVATE, 80), (PUBLIC, 80))
     assert "No route to host" in refused
     assert public == "open"
-    assert [status.lease_id for status in runtime.list()] == [order.lease_id]
+    assert [status.lease_id for status in runtime.list()] == [spec.lease_id]
     # A machine that does not run is on its network all the same.
-    (container,) = client.containers.list(filters={"label": f"compute.lease={order.lease_id}"})
+    (container,) = client.containers.list(filters={"label": f"compute.lease={spec.lease_id}"})
     container.kill()
     runtime.check()
     assert client.networks.list(names=[shared])
-    runtime.stop(order.lease_id)
+    runtime.stop(spec.lease_id)
     runtime.check()
     assert client.networks.list(names=[shared]) == []
     older._network._write(docker_network.removal(shared))
@@ -203,7 +203,7 @@ async def test_a_lease_of_an_earlier_release_is_closed_in_where_it_is(
 
 async def test_names_are_resolved_by_servers_in_the_private_network(
     make_runtime: Any,
-    order: LeaseOrder,
+    spec: ContainerSpec,
     host: Host,
     reach: Reach,
     tmp_path: Path,
@@ -211,15 +211,15 @@ async def test_names_are_resolved_by_servers_in_the_private_network(
 ) -> None:
     (tmp_path / "resolv.conf").write_text(f"nameserver {PRIVATE}\n")
     monkeypatch.setattr(docker_network, "_RESOLVERS", (tmp_path / "resolv.conf",))
-    endpoint = make_runtime().start(order)
+    endpoint = make_runtime().start(spec)
     # Their port for names, and no other.
     port_53, port_80 = await reach(endpoint, (PRIVATE, 53), (PRIVATE, 80))
     assert port_53 == "open"
     assert "No route to host" in port_80
 
 
-async def test_an_operator_may_open_a_range(make_runtime: Any, order: LeaseOrder, host: Host, reach: Reach) -> None:
-    endpoint = make_runtime(allowed_ranges=(str(RANGE),)).start(order)
+async def test_an_operator_may_open_a_range(make_runtime: Any, spec: ContainerSpec, host: Host, reach: Reach) -> None:
+    endpoint = make_runtime(allowed_ranges=(str(RANGE),)).start(spec)
     # The host has an address in it too.
     targets = [(PRIVATE, 80), (HERE, host.port), (LINK_LOCAL, 80)]
     answers = await reach(endpoint, *targets)
@@ -229,13 +229,13 @@ async def test_an_operator_may_open_a_range(make_runtime: Any, order: LeaseOrder
 
 @pytest.mark.parametrize("when", ["while it is leased", "before its restart", "while it stands ready"])
 async def test_rules_that_were_lost_come_back(
-    make_runtime: Any, order: LeaseOrder, host: Host, reach: Reach, monkeypatch: pytest.MonkeyPatch, when: str
+    make_runtime: Any, spec: ContainerSpec, host: Host, reach: Reach, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     runtime = make_runtime()
     if when == "while it stands ready":
-        runtime.prepare(order)
+        runtime.prewarm(spec)
     else:
-        endpoint = runtime.start(order)
+        endpoint = runtime.start(spec)
     # As somebody does who flushes all rules.
     runtime._network._write(docker_network.removal(runtime._settings.network))
     if when != "while it stands ready":
@@ -245,21 +245,21 @@ async def test_rules_that_were_lost_come_back(
     if when == "while it is leased":
         runtime.renew()
     elif when == "before its restart":
-        endpoint = runtime.restart(order)
+        endpoint = runtime.restart(spec)
     else:
-        endpoint = runtime.start(order)
+        endpoint = runtime.start(spec)
     assert "No route to host" in (await reach(endpoint, (PRIVATE, 80)))[0]
 
 
 async def test_the_engines_restart_policy_starts_nothing_behind_the_miners_back(
-    make_runtime: Any, order: LeaseOrder, client: Any
+    make_runtime: Any, spec: ContainerSpec, client: Any
 ) -> None:
-    make_runtime().start(order)
-    (container,) = client.containers.list(filters={"label": f"compute.lease={order.lease_id}"})
+    make_runtime().start(spec)
+    (container,) = client.containers.list(filters={"label": f"compute.lease={spec.lease_id}"})
     assert container.attrs["HostConfig"]["RestartPolicy"]["Name"] == "no"
 
 
-def test_no_writer_of_rules_is_left(make_runtime: Any, order: LeaseOrder, client: Any) -> None:
+def test_no_writer_of_rules_is_left(make_runtime: Any, spec: ContainerSpec, client: Any) -> None:
     name = secrets.token_hex(8)
-    make_runtime(name).start(order)
+    make_runtime(name).start(spec)
     assert client.containers.list(all=True, filters={"label": [f"compute.miner={name}", "compute.network"]}) == []

@@ -12,7 +12,7 @@ import pytest
 
 from compute.base import ssh
 from compute.base.ssh import SshSession
-from compute.miner.runtimes.base import Endpoint, LeaseOrder, Limits
+from compute.miner.runtimes.base import ContainerSpec, Endpoint, Limits
 from compute.miner.runtimes.local import LocalRuntime
 from compute.wire.keys import SessionKey
 from compute.wire.terms import LeaseKind
@@ -34,13 +34,11 @@ def renter() -> SessionKey:
 
 
 @pytest.fixture
-def order(renter: SessionKey) -> LeaseOrder:
-    return LeaseOrder(
+def spec(renter: SessionKey) -> ContainerSpec:
+    return ContainerSpec(
         lease_id=secrets.token_hex(16),
-        owner="5Alice",
         kind=LeaseKind.CUSTOMER,
         ends_at=time.time() + 120,
-        image="ubuntu",
         limits=Limits(gpu_uuids=("GPU-0", "GPU-1")),
         ssh_port=0,
         authorized_keys=(renter.public_line,),
@@ -66,6 +64,6 @@ def login(renter: SessionKey) -> Login:
 
 
 @pytest.fixture
-async def session(runtime: LocalRuntime, order: LeaseOrder, login: Login) -> AsyncIterator[SshSession]:
-    async with login(runtime.start(order)) as session:
+async def session(runtime: LocalRuntime, spec: ContainerSpec, login: Login) -> AsyncIterator[SshSession]:
+    async with login(runtime.start(spec)) as session:
         yield session

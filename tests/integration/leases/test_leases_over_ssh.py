@@ -21,7 +21,7 @@ from compute.base.store import Database
 from compute.miner.allocate_handler import AllocateService
 from compute.miner.leases.manager import LeaseManager
 from compute.miner.leases.store import LeaseStore
-from compute.miner.runtimes.base import Phase
+from compute.miner.runtimes.base import ContainerState
 from compute.miner.runtimes.local import LocalRuntime
 from compute.wire.keys import RenterKey, SecretBox, SessionKey
 from tests.waiting import DEADLINE_SECONDS, until_async
@@ -205,7 +205,9 @@ def test_a_lease_outlives_a_killed_miner(tmp_path: Path, runtime: LocalRuntime, 
         if meanwhile == "the server dies":
             pid = json.loads((tmp_path / "leases" / status.lease_id / "state.json").read_text())["pid"]
             os.kill(pid, signal.SIGKILL)
-            await until_async(lambda: runtime.status(status.lease_id).phase is Phase.DEAD, "the server is dead")
+            await until_async(
+                lambda: runtime.status(status.lease_id).state is ContainerState.DEAD, "the server is dead"
+            )
         await miner.manager.start()
         if meanwhile == "its end":
             with pytest.raises(SshUnreachable):

@@ -23,12 +23,12 @@ from compute.base import ssh
 from compute.base.errors import ConfigError, RuntimeFailure, SshError, SshTimeout, SshUnreachable
 from compute.base.ssh import SshSession
 from compute.miner.runtimes import local_processes as processes
-from compute.miner.runtimes.base import Endpoint, LeaseOrder, Phase, RuntimeStatus
+from compute.miner.runtimes.base import ContainerSpec, ContainerState, ContainerStatus, Endpoint
 from compute.miner.runtimes.local import LocalRuntime
 from compute.wire.keys import SessionKey
 from tests.waiting import DEADLINE_SECONDS, until
 
-Start = Callable[[LocalRuntime, LeaseOrder], Endpoint]
+Start = Callable[[LocalRuntime, ContainerSpec], Endpoint]
 
 
 @pytest.fixture(params=["in the foreground", "with nohup, behind a script's &"])
@@ -36,10 +36,10 @@ def start(request: pytest.FixtureRequest) -> Start:
     """Start a machine as a miner does that was itself started so."""
     handler = signal.SIG_IGN if "nohup" in request.param else signal.SIG_DFL
 
-    def begin(runtime: LocalRuntime, order: LeaseOrder) -> Endpoint:
+    def begin(runtime: LocalRuntime, spec: ContainerSpec) -> Endpoint:
         before = {number: signal.signal(number, handler) for number in (signal.SIGHUP, signal.SIGINT)}
         try:
-            return runtime.start(order)
+            return runtime.start(spec)
         finally:
             for number, kept in before.items():
                 signal.signal(number, kept)
@@ -47,8 +47,8 @@ def start(request: pytest.FixtureRequest) -> Start:
     return begin
 
 
-def server_of(runtime: LocalRuntime, order: LeaseOrder) -> psutil.Process:
-    state = json.loads((runtime._folder / order.lease_id / "state.json").read_text())
+def server_of(runtime: LocalRuntime, spec: ContainerSpec) -> psutil.Process:
+    state = json.loads((runtime._folder / spec.lease_id / "state.json").read_text())
     return psutil.Process(state["pid"])
 
 
@@ -106,11 +106,11 @@ async def test_large_streams_both_ways(session: SshSession) -> None:
 
 
 async def test_a_reader_that_waits_makes_the_program_wait(
-    session: SshSession, runtime: LocalRuntime, order: LeaseOrder
+    session: SshSession, runtime: LocalRuntime, spec: ContainerSpec
 ) -> None:
     channel = await session.open(["head", "-c", "1000000000", "/dev/zero"])
     await channel.read_exactly(1, timeout_seconds=DEADLINE_SECONDS)
-    (program,) = [child for child in server_of(runtime, order).children(recursive=True) if child.name() == "head"]
+    (program,) = [child for child in server_of(runtime, spec).children(recursive=True) if child.name() == "head"]
     written = -1
     while written != (written := program.io_counters().write_chars):
         await asyncio.sleep(0.1)
@@ -119,50 +119,50 @@ async def test_a_reader_that_waits_makes_the_program_wait(
 
 
 async def test_the_environment_is_clean_and_python_is_ours(
-    runtime: LocalRuntime, order: LeaseOrder, login: Any, monkeypatch: pytest.MonkeyPatch
+    runtime: LocalRuntime, spec: ContainerSpec, login: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "secret-of-the-miner")
-    order = replace(order, password="password-of-the-renter")
-    async with login(runtime.start(order)) as session:
+    spec = replace(spec, password="password-of-the-renter")
+    async with login(runtime.start(spec)) as session:
         environment = (await session.run("env; pwd")).stdout.decode()
         python = (await session.run(["python3", "-c", "import sys; print(sys.prefix)"])).stdout.decode().strip()
-    home = runtime._folder / order.lease_id / "home"
+    home = runtime._folder / spec.lease_id / "home"
     assert f"HOME={home}\n" in environment
     assert environment.endswith(f"\n{home}\n")
     assert "CUDA_VISIBLE_DEVICES=GPU-0,GPU-1\n" in environment
     assert python == sys.prefix
-    server = server_of(runtime, order)
+    server = server_of(runtime, spec)
     visible = environment + " ".join(server.cmdline()) + str(server.environ())
     for secret in ("secret-of-the-miner", "password-of-the-renter", "PRIVATE KEY"):
         assert secret not in visible
-    folder = runtime._folder / order.lease_id
+    folder = runtime._folder / spec.lease_id
     assert folder.stat().st_mode & 0o777 == 0o700
     assert not any("PRIVATE" in path.read_text() for path in folder.iterdir() if path.is_file())
 
 
-async def test_start_is_idempotent_and_quick(runtime: LocalRuntime, order: LeaseOrder) -> None:
+async def test_start_is_idempotent_and_quick(runtime: LocalRuntime, spec: ContainerSpec) -> None:
     before = time.process_time()
-    endpoint = runtime.start(order)
-    assert runtime.start(order) == endpoint
+    endpoint = runtime.start(spec)
+    assert runtime.start(spec) == endpoint
     assert time.process_time() - before < 1
-    assert endpoint.host_key == SessionKey.from_private_openssh(order.host_key).fingerprint
-    assert runtime.list() == [RuntimeStatus(order.lease_id, Phase.RUNNING, endpoint)]
+    assert endpoint.host_key == SessionKey.from_private_openssh(spec.host_key).fingerprint
+    assert runtime.list() == [ContainerStatus(spec.lease_id, ContainerState.RUNNING, endpoint)]
     # Another miner on the same folder finds it.
     other = LocalRuntime(runtime._folder, chain_endpoint="ws://127.0.0.1:9944")
-    assert other.start(order) == endpoint
-    assert other.status(order.lease_id) == runtime.status(order.lease_id)
+    assert other.start(spec) == endpoint
+    assert other.status(spec.lease_id) == runtime.status(spec.lease_id)
 
 
-async def test_stop_leaves_nothing(runtime: LocalRuntime, order: LeaseOrder, login: Any, tmp_path: Path) -> None:
+async def test_stop_leaves_nothing(runtime: LocalRuntime, spec: ContainerSpec, login: Any, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir(mode=0o755)
-    endpoint = runtime.start(order)
+    endpoint = runtime.start(spec)
     async with login(endpoint) as session:
         await session.run(f"mkdir -p a/b && touch a/b/c && chmod 0 a/b a && ln -s {outside} link")
         child = await start_in_background(session)
         orphan = int((await session.run("(setsid sleep 1000 >/dev/null 2>&1 & echo $!)")).stdout)
-        server = server_of(runtime, order)
-        runtime.stop(order.lease_id)
+        server = server_of(runtime, spec)
+        runtime.stop(spec.lease_id)
         with pytest.raises(SshError):
             await session.run("true", timeout_seconds=DEADLINE_SECONDS)
     assert not any(runs(pid) for pid in (child, orphan, server.pid))
@@ -171,46 +171,46 @@ async def test_stop_leaves_nothing(runtime: LocalRuntime, order: LeaseOrder, log
     with pytest.raises(SshUnreachable):
         async with login(endpoint):
             pass
-    runtime.stop(order.lease_id)
-    assert runtime.status(order.lease_id).phase is Phase.ABSENT
+    runtime.stop(spec.lease_id)
+    assert runtime.status(spec.lease_id).state is ContainerState.ABSENT
 
 
-async def test_the_server_descends_from_nobody_here(runtime: LocalRuntime, order: LeaseOrder) -> None:
-    runtime.start(order)
-    server = server_of(runtime, order)
+async def test_the_server_descends_from_nobody_here(runtime: LocalRuntime, spec: ContainerSpec) -> None:
+    runtime.start(spec)
+    server = server_of(runtime, spec)
     assert server not in psutil.Process().children(recursive=True)
     assert [child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE] == []
 
 
 async def test_pause_freezes_connections_and_programs_and_unpause_lets_them_go_on(
-    runtime: LocalRuntime, order: LeaseOrder, session: SshSession, login: Any
+    runtime: LocalRuntime, spec: ContainerSpec, session: SshSession, login: Any
 ) -> None:
     child = await start_in_background(session)
     channel = await session.open(["cat"])
-    runtime.pause(order.lease_id)
-    runtime.pause(order.lease_id)
-    status = runtime.status(order.lease_id)
-    assert status.phase is Phase.PAUSED
+    runtime.pause(spec.lease_id)
+    runtime.pause(spec.lease_id)
+    status = runtime.status(spec.lease_id)
+    assert status.state is ContainerState.PAUSED
     assert psutil.Process(child).status() == psutil.STATUS_STOPPED
     with pytest.raises(SshTimeout):
         async with ssh.connect("127.0.0.1", status.endpoint.port, username="root", pinned=None, timeout_seconds=0.2):
             pass
     await channel.write(b"while frozen", timeout_seconds=DEADLINE_SECONDS)
-    runtime.unpause(order.lease_id)
-    runtime.unpause(order.lease_id)
+    runtime.unpause(spec.lease_id)
+    runtime.unpause(spec.lease_id)
     assert await channel.read_exactly(12, timeout_seconds=DEADLINE_SECONDS) == b"while frozen"
-    assert runtime.status(order.lease_id).phase is Phase.RUNNING
+    assert runtime.status(spec.lease_id).state is ContainerState.RUNNING
     async with login(status.endpoint) as other:
         assert (await other.run("echo back")).stdout == b"back\n"
 
 
 async def test_set_keys_shuts_the_old_key_out(
-    runtime: LocalRuntime, order: LeaseOrder, renter: SessionKey, login: Any
+    runtime: LocalRuntime, spec: ContainerSpec, renter: SessionKey, login: Any
 ) -> None:
-    endpoint = runtime.start(order)
+    endpoint = runtime.start(spec)
     new = SessionKey.generate()
     async with login(endpoint, renter):
-        runtime.set_keys(order.lease_id, ["", new.public_line])
+        runtime.set_keys(spec.lease_id, ["", new.public_line])
     with pytest.raises(SshUnreachable, match="refused"):
         async with login(endpoint, renter):
             pass
@@ -219,8 +219,8 @@ async def test_set_keys_shuts_the_old_key_out(
 
 
 @pytest.mark.parametrize("password", [None, "correct horse battery"])
-async def test_passwords_only_where_ordered(runtime: LocalRuntime, order: LeaseOrder, password: str | None) -> None:
-    port = runtime.start(replace(order, password=password, authorized_keys=())).port
+async def test_passwords_only_where_ordered(runtime: LocalRuntime, spec: ContainerSpec, password: str | None) -> None:
+    port = runtime.start(replace(spec, password=password, authorized_keys=())).port
     for tried, works in [("", False), ("wrong", False), ("correct horse battery", password is not None)]:
         attempt = ssh.connect("127.0.0.1", port, username="root", pinned=None, password=tried)
         if works:
@@ -232,61 +232,61 @@ async def test_passwords_only_where_ordered(runtime: LocalRuntime, order: LeaseO
                     pass
 
 
-async def test_another_user_is_refused(runtime: LocalRuntime, order: LeaseOrder, renter: SessionKey) -> None:
-    port = runtime.start(order).port
+async def test_another_user_is_refused(runtime: LocalRuntime, spec: ContainerSpec, renter: SessionKey) -> None:
+    port = runtime.start(spec).port
     with pytest.raises(SshUnreachable, match="refused"):
         async with ssh.connect("127.0.0.1", port, username="admin", pinned=None, private_key=renter.private_openssh):
             pass
 
 
 async def test_a_killed_server_is_dead_and_restart_keeps_its_files(
-    runtime: LocalRuntime, order: LeaseOrder, login: Any, hold_port: Callable[..., int]
+    runtime: LocalRuntime, spec: ContainerSpec, login: Any, hold_port: Callable[..., int]
 ) -> None:
-    order = replace(order, ssh_port=hold_port())
-    endpoint = runtime.start(order)
+    spec = replace(spec, ssh_port=hold_port())
+    endpoint = runtime.start(spec)
     async with login(endpoint) as session:
         await session.run("echo kept > file")
         orphan = await start_in_background(session)
-        server_of(runtime, order).kill()
-    until(lambda: runtime.status(order.lease_id).phase is Phase.DEAD, "the server is dead")
+        server_of(runtime, spec).kill()
+    until(lambda: runtime.status(spec.lease_id).state is ContainerState.DEAD, "the server is dead")
     for change in (runtime.pause, runtime.unpause):
         with pytest.raises(RuntimeFailure, match="dead"):
-            change(order.lease_id)
+            change(spec.lease_id)
     with pytest.raises(RuntimeFailure, match="dead"):
-        runtime.set_keys(order.lease_id, [])
-    assert runtime.restart(order) == endpoint
+        runtime.set_keys(spec.lease_id, [])
+    assert runtime.restart(spec) == endpoint
     assert not runs(orphan)
     async with login(endpoint) as session:
         assert (await session.run("cat file")).stdout == b"kept\n"
-    server_of(runtime, order).kill()
-    until(lambda: runtime.status(order.lease_id).phase is Phase.DEAD, "the server is dead")
-    async with login(runtime.start(order)) as session:
+    server_of(runtime, spec).kill()
+    until(lambda: runtime.status(spec.lease_id).state is ContainerState.DEAD, "the server is dead")
+    async with login(runtime.start(spec)) as session:
         assert (await session.run("cat file")).exit_code != 0
 
 
 async def test_restart_wakes_a_paused_machine(
-    runtime: LocalRuntime, order: LeaseOrder, login: Any, hold_port: Callable[..., int]
+    runtime: LocalRuntime, spec: ContainerSpec, login: Any, hold_port: Callable[..., int]
 ) -> None:
-    order = replace(order, ssh_port=hold_port())
-    runtime.start(order)
-    runtime.pause(order.lease_id)
-    async with login(runtime.restart(order)) as session:
+    spec = replace(spec, ssh_port=hold_port())
+    runtime.start(spec)
+    runtime.pause(spec.lease_id)
+    async with login(runtime.restart(spec)) as session:
         assert (await session.run("true")).exit_code == 0
 
 
-def test_somebody_elses_process_is_never_taken_for_the_server(runtime: LocalRuntime, order: LeaseOrder) -> None:
-    runtime.start(order)
-    server_of(runtime, order).kill()
-    until(lambda: runtime.status(order.lease_id).phase is Phase.DEAD, "the server is dead")
+def test_somebody_elses_process_is_never_taken_for_the_server(runtime: LocalRuntime, spec: ContainerSpec) -> None:
+    runtime.start(spec)
+    server_of(runtime, spec).kill()
+    until(lambda: runtime.status(spec.lease_id).state is ContainerState.DEAD, "the server is dead")
     innocent = subprocess.Popen(["sleep", "1000"])
     try:
-        path = runtime._folder / order.lease_id / "state.json"
+        path = runtime._folder / spec.lease_id / "state.json"
         state = json.loads(path.read_text())
         started = psutil.Process(innocent.pid).create_time()
         for stolen in ({"pid": innocent.pid}, {"pid": innocent.pid, "started": started}, {"pid": "x"}):
             path.write_text(json.dumps({**state, **stolen}))
-            assert runtime.status(order.lease_id).phase is Phase.DEAD
-            runtime.stop(order.lease_id)
+            assert runtime.status(spec.lease_id).state is ContainerState.DEAD
+            runtime.stop(spec.lease_id)
             assert innocent.poll() is None
             path.parent.mkdir(exist_ok=True)
     finally:
@@ -295,28 +295,28 @@ def test_somebody_elses_process_is_never_taken_for_the_server(runtime: LocalRunt
 
 
 async def test_it_ends_by_itself_with_all_that_it_runs_and_not_before_its_new_end(
-    runtime: LocalRuntime, order: LeaseOrder, login: Any
+    runtime: LocalRuntime, spec: ContainerSpec, login: Any
 ) -> None:
-    endpoint = runtime.start(order)
+    endpoint = runtime.start(spec)
     async with login(endpoint) as session:
         child = await start_in_background(session)
     first = time.time() + 5
-    runtime.set_end(order.lease_id, first)
+    runtime.set_end(spec.lease_id, first)
     # Whoever comes wakes the server, which then waits for this end.
     with socket.create_connection(("127.0.0.1", endpoint.port), timeout=DEADLINE_SECONDS) as visitor:
         assert visitor.recv(4) == b"SSH-"
     end = first + 1
-    runtime.set_end(order.lease_id, end)
-    until(lambda: runtime.status(order.lease_id).phase is Phase.ABSENT, "it has ended by itself")
+    runtime.set_end(spec.lease_id, end)
+    until(lambda: runtime.status(spec.lease_id).state is ContainerState.ABSENT, "it has ended by itself")
     assert time.time() >= end
     assert not runs(child)
 
 
-async def test_a_port_in_use_is_a_failure_that_says_so(runtime: LocalRuntime, order: LeaseOrder) -> None:
+async def test_a_port_in_use_is_a_failure_that_says_so(runtime: LocalRuntime, spec: ContainerSpec) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(RuntimeFailure, match="in use"):
-        runtime.start(replace(order, ssh_port=taken.getsockname()[1]))
-    assert runtime.status(order.lease_id).phase is Phase.DEAD
-    runtime.stop(order.lease_id)
+        runtime.start(replace(spec, ssh_port=taken.getsockname()[1]))
+    assert runtime.status(spec.lease_id).state is ContainerState.DEAD
+    runtime.stop(spec.lease_id)
     assert runtime.list() == []
 
 
@@ -330,10 +330,10 @@ async def test_a_program_ends_with_its_channel(session: SshSession) -> None:
 
 
 async def test_a_program_ends_with_its_connection(
-    runtime: LocalRuntime, order: LeaseOrder, login: Any, start: Start
+    runtime: LocalRuntime, spec: ContainerSpec, login: Any, start: Start
 ) -> None:
-    start(runtime, order)
-    async with login(runtime.start(order)) as session:
+    start(runtime, spec)
+    async with login(runtime.start(spec)) as session:
         channel = await session.open("echo $$; exec sleep 1000")
         line = b""
         while not line.endswith(b"\n"):
@@ -364,8 +364,8 @@ class Screen:
         return text
 
 
-async def test_a_terminal(runtime: LocalRuntime, order: LeaseOrder, renter: SessionKey, start: Start) -> None:
-    transport = paramiko_client(start(runtime, order), renter)
+async def test_a_terminal(runtime: LocalRuntime, spec: ContainerSpec, renter: SessionKey, start: Start) -> None:
+    transport = paramiko_client(start(runtime, spec), renter)
     try:
         channel = transport.open_session()
         channel.get_pty("vt100", width=101, height=37)
@@ -383,7 +383,7 @@ async def test_a_terminal(runtime: LocalRuntime, order: LeaseOrder, renter: Sess
         screen.until(b"22 55")
         screen.until(b"ready> ")
         channel.sendall(b"sleep 1000\n")
-        server = server_of(runtime, order)
+        server = server_of(runtime, spec)
         until(lambda: "sleep" in [child.name() for child in server.children(recursive=True)], "sleep runs")
         channel.sendall(b"\x03")
         screen.until(b"^C")
@@ -395,8 +395,8 @@ async def test_a_terminal(runtime: LocalRuntime, order: LeaseOrder, renter: Sess
         transport.close()
 
 
-async def test_nothing_but_sessions(runtime: LocalRuntime, order: LeaseOrder, renter: SessionKey) -> None:
-    transport = paramiko_client(runtime.start(order), renter)
+async def test_nothing_but_sessions(runtime: LocalRuntime, spec: ContainerSpec, renter: SessionKey) -> None:
+    transport = paramiko_client(runtime.start(spec), renter)
     try:
         with pytest.raises(paramiko.ChannelException):
             transport.open_channel("direct-tcpip", ("127.0.0.1", 22), ("127.0.0.1", 1))
@@ -407,12 +407,12 @@ async def test_nothing_but_sessions(runtime: LocalRuntime, order: LeaseOrder, re
 
 
 @pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH's client is not installed")
-async def test_openssh(runtime: LocalRuntime, order: LeaseOrder, renter: SessionKey, tmp_path: Path) -> None:
-    endpoint = runtime.start(order)
+async def test_openssh(runtime: LocalRuntime, spec: ContainerSpec, renter: SessionKey, tmp_path: Path) -> None:
+    endpoint = runtime.start(spec)
     key, known = tmp_path / "key", tmp_path / "known_hosts"
     key.touch(0o600)
     key.write_text(renter.private_openssh)
-    host = SessionKey.from_private_openssh(order.host_key).public_line
+    host = SessionKey.from_private_openssh(spec.host_key).public_line
     known.write_text(f"[127.0.0.1]:{endpoint.port} {host}\n")
     argv = ["ssh", "-F", "/dev/null", "-p", str(endpoint.port), "-i", str(key), "-l", "root"]
     argv += ["-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={known}", "-o", "IdentitiesOnly=yes"]
@@ -433,9 +433,9 @@ async def test_openssh(runtime: LocalRuntime, order: LeaseOrder, renter: Session
     assert run("127.0.0.1", "true").returncode == 255
 
 
-async def test_sigstop_from_outside_shows_as_paused(runtime: LocalRuntime, order: LeaseOrder) -> None:
-    runtime.start(order)
-    server_of(runtime, order).send_signal(signal.SIGSTOP)
-    until(lambda: runtime.status(order.lease_id).phase is Phase.PAUSED, "it is paused")
-    assert runtime.start(order).port == runtime.status(order.lease_id).endpoint.port
-    until(lambda: runtime.status(order.lease_id).phase is Phase.RUNNING, "it runs")
+async def test_sigstop_from_outside_shows_as_paused(runtime: LocalRuntime, spec: ContainerSpec) -> None:
+    runtime.start(spec)
+    server_of(runtime, spec).send_signal(signal.SIGSTOP)
+    until(lambda: runtime.status(spec.lease_id).state is ContainerState.PAUSED, "it is paused")
+    assert runtime.start(spec).port == runtime.status(spec.lease_id).endpoint.port
+    until(lambda: runtime.status(spec.lease_id).state is ContainerState.RUNNING, "it runs")

@@ -14,7 +14,7 @@ from compute.base.store import Database
 from compute.miner.allocate_handler import AllocateCall, AllocateService
 from compute.miner.leases.manager import LeaseManager
 from compute.miner.leases.store import LeaseStore
-from compute.miner.runtimes.base import Phase
+from compute.miner.runtimes.base import ContainerState
 from compute.protocol import Allocate
 from compute.testing.runtime import FakeRuntime
 from compute.wire import signing
@@ -101,40 +101,40 @@ async def test_a_whole_lease(client: AllocationClient, runtime: FakeRuntime) -> 
     await client.check(PEER, WANTED, days=1)
     mine = keys()
     grant = await client.allocate(PEER, WANTED, days=1, keys=mine)
-    (running,) = runtime.machines.values()
+    (running,) = runtime.containers.values()
     assert grant.host_key == running.endpoint.host_key
     assert grant.port == running.endpoint.port
     assert grant.password is None
-    assert running.order.authorized_keys == (mine.session.public_line,)
-    assert abs(running.order.ends_at - grant.ends_at) < 60
+    assert running.spec.authorized_keys == (mine.session.public_line,)
+    assert abs(running.spec.ends_at - grant.ends_at) < 60
     assert await client.owns(PEER, mine)
     again = await client.allocate(PEER, WANTED, days=1, keys=mine)
     assert again.host_key == grant.host_key
-    assert len(runtime.machines) == 1
+    assert len(runtime.containers) == 1
     await client.deallocate(PEER, mine)
-    assert runtime.machines == {}
+    assert runtime.containers == {}
     assert not await client.owns(PEER, mine)
     await client.deallocate(PEER, mine)
 
 
 async def test_changes(client: AllocationClient, runtime: FakeRuntime) -> None:
     grant = await client.allocate(PEER, WANTED, days=1, keys=keys())
-    (running,) = runtime.machines.values()
+    (running,) = runtime.containers.values()
     await client.change(grant, Change.PAUSE)
-    assert running.phase is Phase.PAUSED
+    assert running.state is ContainerState.PAUSED
     await client.change(grant, Change.UNPAUSE)
-    assert running.phase is Phase.RUNNING
+    assert running.state is ContainerState.RUNNING
     await client.change(grant, Change.RESTART)
     renewed = await client.renew_session_key(grant)
     terminal = SessionKey.generate().public_line
     await client.exchange_key(renewed, terminal, KeyLine.TERMINAL)
-    (running,) = runtime.machines.values()
+    (running,) = runtime.containers.values()
     assert running.starts == 2
-    assert running.order.authorized_keys == (renewed.keys.session.public_line, terminal)
+    assert running.spec.authorized_keys == (renewed.keys.session.public_line, terminal)
     extended = await client.extend(renewed, days=30)
     assert extended.ends_at - grant.ends_at > 28 * 86_400
-    (running,) = runtime.machines.values()
-    assert abs(running.order.ends_at - extended.ends_at) < 60
+    (running,) = runtime.containers.values()
+    assert abs(running.spec.ends_at - extended.ends_at) < 60
     await client.deallocate(PEER, extended.keys)
 
 
@@ -149,7 +149,7 @@ async def test_nobody_else_gets_in(client: AllocationClient, service: AllocateSe
         await stranger.change(grant, Change.PAUSE)
     assert caught.value.reason is Refusal.NOT_OWNER
     await stranger.deallocate(PEER, mine)
-    assert len(runtime.machines) == 1
+    assert len(runtime.containers) == 1
     assert await client.owns(PEER, mine)
 
 
@@ -162,8 +162,8 @@ async def test_what_falls_short_is_named(client: AllocationClient) -> None:
 async def test_a_probe_is_rented_and_gone(client: AllocationClient, runtime: FakeRuntime) -> None:
     async with client.rented(PEER, DeviceRequirement(), days=1, testing=True, keys=keys()) as grant:
         assert grant.password
-        assert len(runtime.machines) == 1
-    assert runtime.machines == {}
+        assert len(runtime.containers) == 1
+    assert runtime.containers == {}
 
 
 async def test_a_machine_that_does_not_come_up_leaves_nothing(client: AllocationClient, runtime: FakeRuntime) -> None:

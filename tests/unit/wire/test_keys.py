@@ -15,7 +15,7 @@ from compute.base.errors import LeaseError, StoreError
 from compute.base.reasons import Refusal
 from compute.wire.keys import (
     MAX_INFO_BYTES,
-    LeaseInfo,
+    LoginInfo,
     RenterKey,
     SecretBox,
     SessionKey,
@@ -121,8 +121,8 @@ def test_whatever_passes_is_one_clean_line(line: str) -> None:
 
 
 def test_the_longest_info_fits_and_opens(renter_keys: list[RenterKey]) -> None:
-    info = LeaseInfo("root", 65_535, 9_999, SessionKey.generate().fingerprint, new_password())
-    sealed = base64.b64decode(info.encrypt(renter_keys[0].public_pem), validate=True)
+    info = LoginInfo("root", 65_535, SessionKey.generate().fingerprint, new_password())
+    sealed = base64.b64decode(info.encrypt(renter_keys[0].public_pem, version=9_999), validate=True)
     text = renter_keys[0].decrypt(sealed)
     assert len(text) <= MAX_INFO_BYTES
     assert json.loads(text) == {
@@ -132,6 +132,7 @@ def test_the_longest_info_fits_and_opens(renter_keys: list[RenterKey]) -> None:
         "version": 9_999,
         "host_key": info.host_key,
     }
+    assert LoginInfo.decrypt(base64.b64encode(sealed).decode(), renter_keys[0]) == info
     assert info.password not in repr(info)
     with pytest.raises(ValueError):
         renter_keys[1].decrypt(sealed)

@@ -27,11 +27,11 @@ def engine(make_engine: Any, small_disk: Path) -> Iterator[Any]:
 
 
 async def test_a_lease_gets_the_disk_that_it_asked_for_and_no_more(
-    engine: Any, runtime_on: Any, make_order: Any, login: Any, caplog: pytest.LogCaptureFixture
+    engine: Any, runtime_on: Any, make_spec: Any, login: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     # The image counts on btrfs: 100 of the 300 MiB are used at the start.
-    runtime, order = runtime_on(engine), make_order(disk_bytes=300 * MIB)
-    endpoint = runtime.start(order)
+    runtime, spec = runtime_on(engine), make_spec(disk_bytes=300 * MIB)
+    endpoint = runtime.start(spec)
     assert "no disk quota" not in caplog.text
     async with login(endpoint) as session:
         assert (await session.run("head -c 100M /dev/zero >/root/fits")).exit_code == 0
@@ -42,10 +42,10 @@ async def test_a_lease_gets_the_disk_that_it_asked_for_and_no_more(
         assert 50 * MIB < written < 110 * MIB
         # The engine has no room for keys either, and says so.
         with pytest.raises(RuntimeFailure, match="disk is full"):
-            runtime.set_keys(order.lease_id, order.authorized_keys)
+            runtime.set_keys(spec.lease_id, spec.authorized_keys)
         assert (await session.run("rm /root/much && head -c 20M /dev/zero >/root/more")).exit_code == 0
-        runtime.set_keys(order.lease_id, order.authorized_keys)
-    runtime.stop(order.lease_id)
+        runtime.set_keys(spec.lease_id, spec.authorized_keys)
+    runtime.stop(spec.lease_id)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from compute.miner.allocate_handler import AllocateService
 from compute.miner.leases.manager import LeaseManager, LeaseRequest
 from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Lease, LeaseStore, Owner
-from compute.testing.runtime import FakeMachine, FakeRuntime
+from compute.testing.runtime import FakeContainer, FakeRuntime
 from compute.wire.keys import RenterKey, SecretBox, SessionKey
 from compute.wire.requirements import DeviceRequirement
 from compute.wire.specs import Gpu, MachineSpecs
@@ -47,7 +47,7 @@ class Miner:
     folder: Path
     clock: ManualClock
     box: SecretBox
-    machines: dict[str, FakeMachine] = field(default_factory=dict)
+    machines: dict[str, FakeContainer] = field(default_factory=dict)
     specs: MachineSpecs = SPECS
     stand_ready: bool = False
     runtime: FakeRuntime = field(init=False)

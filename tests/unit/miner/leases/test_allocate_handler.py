@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from compute.base.reasons import Refusal
 from compute.miner.allocate_handler import AllocateCall, AllocateService
 from compute.miner.leases.store import Owner
-from compute.miner.runtimes.base import Phase
+from compute.miner.runtimes.base import ContainerState
 from compute.protocol import Allocate
 from compute.wire.dockerfile import script_of
 from compute.wire.keys import RenterKey, SessionKey
@@ -54,19 +54,19 @@ async def test_the_whole_table(ask: Any, miner: Any, renter_keys: list[RenterKey
     assert info.keys() == {"username", "password", "port", "version", "host_key"}
     assert len(info["password"]) >= 20
     assert await ask() == {"status": True, "port": 4444}
-    for action, phase in [
-        ("pause", Phase.PAUSED),
-        ("unpause", Phase.RUNNING),
-        ("pause", Phase.PAUSED),
-        ("resume", Phase.RUNNING),
-        ("pause", Phase.PAUSED),
-        ("restart", Phase.RUNNING),
+    for action, state in [
+        ("pause", ContainerState.PAUSED),
+        ("unpause", ContainerState.RUNNING),
+        ("pause", ContainerState.PAUSED),
+        ("resume", ContainerState.RUNNING),
+        ("pause", ContainerState.PAUSED),
+        ("restart", ContainerState.RUNNING),
     ]:
         done = await ask(checking=False, docker_change=True, docker_action={"action": action})
         assert done == {"status": True, "port": 4444}
-        assert [machine.phase for machine in miner.runtime.machines.values()] == [phase]
+        assert [machine.state for machine in miner.runtime.containers.values()] == [state]
     assert await ask(checking=False) == {"status": True, "port": 4444}
-    assert miner.runtime.machines == {}
+    assert miner.runtime.containers == {}
     assert (await ask(checking=False))["reason"] == "no_lease"
 
 
@@ -99,12 +99,12 @@ async def test_busy_says_when_to_ask_again(ask: Any) -> None:
 
 async def test_exchange_key_by_type(ask: Any, miner: Any, ssh_key: SessionKey) -> None:
     await allocate(ask, docker_requirement={"ssh_key": ssh_key.public_line})
-    (machine,) = miner.runtime.machines.values()
+    (machine,) = miner.runtime.containers.values()
     keys = {kind: SessionKey.generate().public_line for kind in ("terminal", "user")}
     for kind, key in keys.items():
         action = {"action": "exchange_key", "ssh_key": key + " comment", "key_type": kind}
         assert (await ask(checking=False, docker_change=True, docker_action=action))["status"]
-    assert machine.order.authorized_keys == (keys["user"], keys["terminal"])
+    assert machine.spec.authorized_keys == (keys["user"], keys["terminal"])
 
 
 async def test_extend_counts_from_now(ask: Any, miner: Any) -> None:
@@ -151,15 +151,15 @@ async def test_steps_of_a_dockerfile_where_the_operator_lets_them(ask: Any, mine
     miner.service = AllocateService(miner.manager, allow_dockerfile=True)
     steps = {"dockerfile": "RUN echo my-token"}
     assert (await allocate(ask, docker_requirement=steps))["status"]
-    (machine,) = miner.runtime.machines.values()
-    assert machine.order.script == script_of(steps["dockerfile"])
-    assert "my-token" not in repr(machine.order)
+    (machine,) = miner.runtime.containers.values()
+    assert machine.spec.script == script_of(steps["dockerfile"])
+    assert "my-token" not in repr(machine.spec)
     # Asking again is the same lease; other steps are another.
     assert (await allocate(ask, docker_requirement=steps))["status"]
     assert (await allocate(ask, docker_requirement={"dockerfile": "RUN true"}))["reason"] == "busy"
     assert miner.runtime.calls.count("start") == 1
     files = [path.read_bytes() for path in miner.folder.iterdir()]
-    assert any(machine.order.lease_id.encode() in content for content in files)
+    assert any(machine.spec.lease_id.encode() in content for content in files)
     assert not any(b"my-token" in content for content in files)
 
 

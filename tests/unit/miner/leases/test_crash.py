@@ -13,7 +13,7 @@ from compute.base.clock import ManualClock
 from compute.base.errors import LeaseError
 from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Owner
-from compute.miner.runtimes.base import Phase
+from compute.miner.runtimes.base import ContainerState
 from compute.wire.keys import SecretBox
 from compute.wire.terms import KeyLine, LeaseKind
 from tests.waiting import until_async
@@ -46,6 +46,9 @@ class Fuse:
         fuse = self
 
         class Guarded:
+            # It can what its target can.
+            __class__ = property(lambda self: type(target))  # type: ignore[assignment]
+
             def __getattr__(self, name: str) -> Any:
                 method = getattr(target, name)
                 return fuse._step(method) if name in _STEPS else fuse._alive(method)
@@ -147,15 +150,15 @@ async def lives(
     # The scheduler and the requests of one life share the fuse.
     first.fuse = fuse
     store, runtime = fuse.guard(first.store), fuse.guard(first.runtime)
-    first.manager._store = first.manager._machine._store = store
-    first.manager._runtime = first.manager._machine._runtime = runtime
+    first.manager._store = first.manager._steps._store = store
+    first.manager._runtime = first.manager._steps._runtime = runtime
     try:
         await story(first, alice, request_of)
     except (Crash, LeaseError):
         assert fuse.blown
     blown, fuse.blown = fuse.blown, True
     await first.close()
-    in_force = [key for key, machine in first.machines.items() if "ssh-ed25519 NEW" in machine.order.authorized_keys]
+    in_force = [key for key, machine in first.machines.items() if "ssh-ed25519 NEW" in machine.spec.authorized_keys]
     return await first.again(), blown, "".join(in_force)
 
 
@@ -195,24 +198,24 @@ async def test_the_next_life_puts_everything_right(
         miner, blown, in_force = await lives(miner_type, folder, cuts, after, kind, story, alice, request_of)
         try:
             live = {lease.lease_id: lease for lease in miner.store.live()}
-            assert live.keys() == miner.runtime.machines.keys()
+            assert live.keys() == miner.runtime.containers.keys()
             assert len(live) <= 1
-            for lease_id, machine in miner.runtime.machines.items():
+            for lease_id, machine in miner.runtime.containers.items():
                 lease = live[lease_id]
-                expected = {LeaseState.ACTIVE: Phase.RUNNING, LeaseState.PAUSED: Phase.PAUSED}
-                assert machine.phase is expected[lease.state]
-                assert machine.order.ends_at == lease.ends_at > miner.clock.now()
-                assert machine.order.authorized_keys == miner.store.secrets(lease_id).authorized_keys
+                expected = {LeaseState.ACTIVE: ContainerState.RUNNING, LeaseState.PAUSED: ContainerState.PAUSED}
+                assert machine.state is expected[lease.state]
+                assert machine.spec.ends_at == lease.ends_at > miner.clock.now()
+                assert machine.spec.authorized_keys == miner.store.secrets(lease_id).authorized_keys
                 assert machine.endpoint.port == lease.port
             if in_force:
                 # Nobody was told that the exchange went wrong: the key before it does not come back.
-                assert miner.runtime.machines[in_force].order.authorized_keys == ("ssh-ed25519 NEW",)
+                assert miner.runtime.containers[in_force].spec.authorized_keys == ("ssh-ed25519 NEW",)
             if survives:
                 assert [lease.owner for lease in live.values()] == [alice]
             for lease in live.values():
                 await miner.manager.deallocate(lease.owner)
             await miner.manager.allocate(request_of(Owner("5Carol", alice.public_pem)))
-            assert len(miner.runtime.machines) == 1
+            assert len(miner.runtime.containers) == 1
         finally:
             await miner.close()
         if not blown:
@@ -224,16 +227,16 @@ async def test_the_next_life_puts_everything_right(
 async def test_a_lease_whose_machine_died_comes_up_with_the_same_keys_and_port(
     miner: Any, alice: Owner, request_of: Any
 ) -> None:
-    for phase in (Phase.DEAD, Phase.ABSENT):
+    for state in (ContainerState.DEAD, ContainerState.ABSENT):
         granted = await miner.manager.allocate(request_of(alice))
         lease_id = granted.lease.lease_id
-        if phase is Phase.DEAD:
-            miner.runtime.machines[lease_id].phase = Phase.DEAD
+        if state is ContainerState.DEAD:
+            miner.runtime.containers[lease_id].state = ContainerState.DEAD
         else:
-            del miner.runtime.machines[lease_id]
+            del miner.runtime.containers[lease_id]
         miner = await miner.again()
-        machine = miner.runtime.machines[lease_id]
-        assert machine.phase is Phase.RUNNING
+        machine = miner.runtime.containers[lease_id]
+        assert machine.state is ContainerState.RUNNING
         assert (await miner.manager.allocate(request_of(alice))).info == granted.info
     await miner.close()
 
@@ -258,7 +261,7 @@ async def test_a_lease_that_ended_while_the_miner_was_down_is_taken_down(
     await miner.manager.close()
     miner.clock.advance(2 * DAY)
     miner = await miner.again()
-    assert (miner.store.live(), miner.runtime.machines) == ([], {})
+    assert (miner.store.live(), miner.runtime.containers) == ([], {})
     assert miner.store.history()[-1].reason == "its time was over"
     await miner.close()
 
@@ -268,9 +271,9 @@ async def test_a_machine_without_a_lease_is_removed(
 ) -> None:
     await miner.manager.allocate(request_of(alice))
     (tmp_path / "other").mkdir()
-    stranger = miner_type(tmp_path / "other", miner.clock, miner.box, miner.runtime.machines)
+    stranger = miner_type(tmp_path / "other", miner.clock, miner.box, miner.runtime.containers)
     await stranger.manager.start()
-    assert miner.runtime.machines == {}
+    assert miner.runtime.containers == {}
     await stranger.close()
 
 
@@ -279,7 +282,7 @@ async def test_a_runtime_that_does_not_answer_yet_delays_new_leases_only(
 ) -> None:
     await miner.manager.allocate(request_of(alice))
     await miner.close()
-    life = miner_type(tmp_path, miner.clock, miner.box, miner.runtime.machines)
+    life = miner_type(tmp_path, miner.clock, miner.box, miner.runtime.containers)
     life.runtime.fail = {"list"}
     await life.manager.start()
     assert await life.manager.owns(alice.public_pem)
@@ -297,8 +300,8 @@ async def test_a_lost_key_file_ends_the_lease_and_not_the_miner(
 ) -> None:
     await miner.manager.allocate(request_of(alice))
     await miner.close()
-    life = miner_type(tmp_path, miner.clock, SecretBox(b"another secret of enough length!"), miner.runtime.machines)
+    life = miner_type(tmp_path, miner.clock, SecretBox(b"another secret of enough length!"), miner.runtime.containers)
     await life.manager.start()
-    assert (life.store.live(), life.runtime.machines) == ([], {})
+    assert (life.store.live(), life.runtime.containers) == ([], {})
     assert "key file" in life.store.history()[-1].reason
     await life.close()

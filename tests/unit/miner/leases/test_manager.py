@@ -14,7 +14,7 @@ from compute.base.reasons import Refusal
 from compute.miner.leases.manager import MAX_SECONDS, RETRY_SECONDS, LeaseManager
 from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Owner
-from compute.miner.runtimes.base import LeaseOrder, Phase
+from compute.miner.runtimes.base import ContainerSpec, ContainerState
 from compute.wire.keys import SessionKey
 from compute.wire.requirements import DeviceRequirement
 from compute.wire.terms import PROBE_SECONDS, KeyLine, LeaseKind
@@ -32,24 +32,24 @@ async def refusal(work: Coroutine[Any, Any, object]) -> LeaseError:
 
 async def test_a_lease_is_active_and_its_info_says_how_to_log_in(miner: Any, alice: Owner, request_of: Any) -> None:
     granted = await miner.manager.allocate(request_of(alice))
-    (machine,) = miner.runtime.machines.values()
+    (machine,) = miner.runtime.containers.values()
     assert miner.only() == granted.lease
     assert granted.lease.state is LeaseState.ACTIVE
     assert granted.lease.ends_at == miner.clock.now() + 2 * DAY
     assert (granted.info.username, granted.info.port) == ("root", 4444)
     assert granted.info.host_key == machine.endpoint.host_key
-    assert machine.order.kind.container_name == "ssh-container"
-    assert machine.order.ssh_port == 4444
+    assert machine.spec.kind.container_name == "ssh-container"
+    assert machine.spec.ssh_port == 4444
 
 
 async def test_login_is_by_key_for_a_customer_who_sent_one(
     miner: Any, alice: Owner, request_of: Any, ssh_key: SessionKey
 ) -> None:
     granted = await miner.manager.allocate(request_of(alice))
-    (machine,) = miner.runtime.machines.values()
-    assert machine.order.password is None
-    assert granted.info.password == ""
-    assert machine.order.authorized_keys == (ssh_key.public_line,)
+    (machine,) = miner.runtime.containers.values()
+    assert machine.spec.password is None
+    assert granted.info.password is None
+    assert machine.spec.authorized_keys == (ssh_key.public_line,)
 
 
 @pytest.mark.parametrize(("kind", "with_key"), [(PROBE, True), (PROBE, False), (CUSTOMER, False)])
@@ -58,22 +58,22 @@ async def test_login_by_password_where_peers_need_it(
 ) -> None:
     request = request_of(alice, kind=kind)
     granted = await miner.manager.allocate(request if with_key else replace(request, ssh_key=""))
-    (machine,) = miner.runtime.machines.values()
-    assert machine.order.password == granted.info.password
+    (machine,) = miner.runtime.containers.values()
+    assert machine.spec.password == granted.info.password
     assert len(granted.info.password) >= 20
-    assert len(machine.order.authorized_keys) == with_key
+    assert len(machine.spec.authorized_keys) == with_key
 
 
 async def test_a_customer_gets_the_gpus_asked_for_and_a_probe_sees_all(
     miner: Any, alice: Owner, request_of: Any
 ) -> None:
     await miner.manager.allocate(request_of(alice, kind=PROBE))
-    (machine,) = miner.runtime.machines.values()
-    assert machine.order.limits.gpu_uuids == ("GPU-0", "GPU-1", "GPU-2")
+    (machine,) = miner.runtime.containers.values()
+    assert machine.spec.limits.gpu_uuids == ("GPU-0", "GPU-1", "GPU-2")
     wanted = DeviceRequirement(cpu_count=2, gpu_count=1, gpu_type="a100", ram_bytes=5, disk_bytes=7)
     await miner.manager.allocate(replace(request_of(alice), requirement=wanted))
-    (machine,) = miner.runtime.machines.values()
-    limits = machine.order.limits
+    (machine,) = miner.runtime.containers.values()
+    limits = machine.spec.limits
     assert (limits.cpu_count, limits.ram_bytes, limits.disk_bytes, limits.gpu_uuids) == (2, 5, 7, ("GPU-1",))
 
 
@@ -91,7 +91,7 @@ async def test_of_two_at_once_one_gets_it(miner: Any, alice: Owner, bob: Owner, 
     refused = [answer for answer in answers if isinstance(answer, LeaseError)]
     assert [error.reason for error in refused] == [Refusal.BUSY] * 2
     assert all(error.retry_after_seconds == DAY for error in refused)
-    assert len(miner.runtime.machines) == 1
+    assert len(miner.runtime.containers) == 1
 
 
 async def test_asking_again_gives_the_same_lease_and_way_in(miner: Any, alice: Owner, request_of: Any) -> None:
@@ -119,7 +119,7 @@ async def test_a_customer_ends_a_probe_and_a_probe_ends_nothing(
     probe = await miner.manager.allocate(request_of(alice, kind=PROBE))
     assert (await refusal(miner.manager.allocate(request_of(bob, kind=PROBE)))).reason is Refusal.BUSY
     customer = await miner.manager.allocate(request_of(bob))
-    assert list(miner.runtime.machines) == [customer.lease.lease_id]
+    assert list(miner.runtime.containers) == [customer.lease.lease_id]
     assert miner.store.get(probe.lease.lease_id).state is LeaseState.FREE
     assert (await refusal(miner.manager.allocate(request_of(alice, kind=PROBE)))).reason is Refusal.BUSY
     assert miner.only() == customer.lease
@@ -178,8 +178,8 @@ async def test_every_action_is_its_owners_only(
     miner: Any, alice: Owner, bob: Owner, request_of: Any, action: str, stranger: str
 ) -> None:
     granted = await miner.manager.allocate(request_of(alice))
-    (machine,) = miner.runtime.machines.values()
-    before = (machine.phase, machine.starts, machine.order)
+    (machine,) = miner.runtime.containers.values()
+    before = (machine.state, machine.starts, machine.spec)
     who = {
         "other hotkey": replace(alice, hotkey=bob.hotkey),
         "other key": replace(alice, public_pem=bob.public_pem),
@@ -187,7 +187,7 @@ async def test_every_action_is_its_owners_only(
     }[stranger]
     assert (await refusal(ACTIONS[action](miner.manager, who))).reason is Refusal.NOT_OWNER
     assert miner.only() == granted.lease
-    assert (machine.phase, machine.starts, machine.order) == before
+    assert (machine.state, machine.starts, machine.spec) == before
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -215,21 +215,21 @@ async def test_a_failing_runtime_is_a_reason_and_not_an_accident(
 
 async def test_pause_and_on(miner: Any, alice: Owner, request_of: Any) -> None:
     granted = await miner.manager.allocate(request_of(alice))
-    (machine,) = miner.runtime.machines.values()
+    (machine,) = miner.runtime.containers.values()
     await miner.manager.pause(alice)
-    assert (miner.only().state, machine.phase) == (LeaseState.PAUSED, Phase.PAUSED)
+    assert (miner.only().state, machine.state) == (LeaseState.PAUSED, ContainerState.PAUSED)
     assert (await miner.manager.allocate(request_of(alice))).info == granted.info
     await miner.manager.unpause(alice)
-    assert (miner.only().state, machine.phase) == (LeaseState.ACTIVE, Phase.RUNNING)
+    assert (miner.only().state, machine.state) == (LeaseState.ACTIVE, ContainerState.RUNNING)
 
 
 async def test_restart_keeps_keys_and_port_and_revives_the_dead(miner: Any, alice: Owner, request_of: Any) -> None:
     granted = await miner.manager.allocate(request_of(alice))
     lease_id = granted.lease.lease_id
-    miner.runtime.machines[lease_id].phase = Phase.DEAD
+    miner.runtime.containers[lease_id].state = ContainerState.DEAD
     await miner.manager.restart(alice)
-    machine = miner.runtime.machines[lease_id]
-    assert (machine.phase, machine.starts) == (Phase.RUNNING, 2)
+    machine = miner.runtime.containers[lease_id]
+    assert (machine.state, machine.starts) == (ContainerState.RUNNING, 2)
     assert (machine.endpoint.port, machine.endpoint.host_key) == (granted.info.port, granted.info.host_key)
     assert miner.only().state is LeaseState.ACTIVE
 
@@ -240,7 +240,7 @@ async def test_a_restart_that_fails_ends_the_lease_with_a_reason(miner: Any, ali
     error = await refusal(miner.manager.restart(alice))
     assert error.reason is Refusal.RUNTIME_FAILED
     assert "told to fail: restart" in str(error)
-    assert (miner.store.live(), miner.runtime.machines) == ([], {})
+    assert (miner.store.live(), miner.runtime.containers) == ([], {})
     assert miner.store.history()[-1].reason == "told to fail: restart"
 
 
@@ -248,20 +248,20 @@ async def test_exchange_key_replaces_its_own_line_only(
     miner: Any, alice: Owner, request_of: Any, ssh_key: SessionKey
 ) -> None:
     await miner.manager.allocate(request_of(alice))
-    (machine,) = miner.runtime.machines.values()
+    (machine,) = miner.runtime.containers.values()
     await miner.manager.exchange_key(alice, KeyLine.TERMINAL, "ssh-ed25519 T")
-    assert machine.order.authorized_keys == (ssh_key.public_line, "ssh-ed25519 T")
+    assert machine.spec.authorized_keys == (ssh_key.public_line, "ssh-ed25519 T")
     await miner.manager.exchange_key(alice, KeyLine.USER, "ssh-ed25519 U")
-    assert machine.order.authorized_keys == ("ssh-ed25519 U", "ssh-ed25519 T")
+    assert machine.spec.authorized_keys == ("ssh-ed25519 U", "ssh-ed25519 T")
 
 
 async def test_extend_lengthens_and_never_shortens(miner: Any, alice: Owner, request_of: Any) -> None:
     await miner.manager.allocate(request_of(alice, days=10))
-    (machine,) = miner.runtime.machines.values()
+    (machine,) = miner.runtime.containers.values()
     now = miner.clock.now()
     assert await miner.manager.extend(alice, 3 * DAY) == now + 10 * DAY
     assert await miner.manager.extend(alice, 30 * DAY) == now + 30 * DAY
-    assert miner.only().ends_at == machine.order.ends_at == now + 30 * DAY
+    assert miner.only().ends_at == machine.spec.ends_at == now + 30 * DAY
     assert await miner.manager.extend(alice, 9e9) == now + MAX_SECONDS
 
 
@@ -278,7 +278,7 @@ async def test_a_lease_ends_at_its_time_and_not_before(miner: Any, alice: Owner,
         await asyncio.sleep(0.01)
     assert miner.only().state is LeaseState.ACTIVE
     miner.clock.advance(1)
-    await until_async(lambda: not miner.runtime.machines and not miner.store.live(), passing=miner.clock)
+    await until_async(lambda: not miner.runtime.containers and not miner.store.live(), passing=miner.clock)
     assert miner.store.history()[-1].reason == "its time was over"
 
 
@@ -291,7 +291,7 @@ async def test_a_paused_lease_ends_as_well(miner: Any, alice: Owner, request_of:
     await miner.manager.allocate(request_of(alice))
     await miner.manager.pause(alice)
     miner.clock.advance(2 * DAY)
-    await until_async(lambda: not miner.runtime.machines and not miner.store.live(), passing=miner.clock)
+    await until_async(lambda: not miner.runtime.containers and not miner.store.live(), passing=miner.clock)
 
 
 async def test_an_extended_lease_lives_past_its_first_end(miner: Any, alice: Owner, request_of: Any) -> None:
@@ -310,7 +310,7 @@ async def test_past_its_end_a_lease_is_nobodys_even_before_the_scheduler_comes(
     old = await miner.manager.allocate(request_of(alice))
     miner.clock.advance(2 * DAY)
     new = await miner.manager.allocate(request_of(bob))
-    assert list(miner.runtime.machines) == [new.lease.lease_id] != [old.lease.lease_id]
+    assert list(miner.runtime.containers) == [new.lease.lease_id] != [old.lease.lease_id]
     assert (await refusal(miner.manager.deallocate(alice))).reason is Refusal.NOT_OWNER
 
 
@@ -335,9 +335,9 @@ async def test_the_same_change_asked_twice_at_once_is_done_once(
 ) -> None:
     gate, restart = threading.Event(), miner.runtime.restart
 
-    def slow(order: LeaseOrder) -> Any:
+    def slow(spec: ContainerSpec) -> Any:
         assert gate.wait(DEADLINE_SECONDS)
-        return restart(order)
+        return restart(spec)
 
     monkeypatch.setattr(miner.runtime, "restart", slow)
     await miner.manager.allocate(request_of(alice))
@@ -367,7 +367,7 @@ async def test_a_slow_start_is_told_in_time_and_asking_again_gets_it(
     await until_async(lambda: not miner.manager._work)
     granted = await miner.manager.allocate(request_of(alice))
     assert miner.runtime.calls.count("start") == 1
-    assert granted.lease.lease_id in miner.runtime.machines
+    assert granted.lease.lease_id in miner.runtime.containers
 
 
 async def test_a_caller_who_goes_leaves_the_start_going_on(miner: Any, alice: Owner, request_of: Any) -> None:
@@ -392,7 +392,7 @@ async def test_a_lease_given_back_while_it_starts_is_taken_down_after_all(
     miner.runtime.gate.set()
     await given_back
     assert (await refusal(asked)).reason is Refusal.RUNTIME_FAILED
-    await until_async(lambda: not miner.runtime.machines and not miner.store.live(), passing=miner.clock)
+    await until_async(lambda: not miner.runtime.containers and not miner.store.live(), passing=miner.clock)
 
 
 async def test_a_start_that_fails_frees_the_machine_and_says_why(miner: Any, alice: Owner, request_of: Any) -> None:
@@ -415,7 +415,7 @@ async def test_what_cannot_be_taken_down_is_tried_again(miner: Any, alice: Owner
     assert (await refusal(miner.manager.allocate(request_of(bob)))).reason is Refusal.RUNTIME_FAILED
     miner.runtime.fail = set()
     miner.clock.advance(RETRY_SECONDS)
-    await until_async(lambda: not miner.runtime.machines and not miner.store.live(), passing=miner.clock)
+    await until_async(lambda: not miner.runtime.containers and not miner.store.live(), passing=miner.clock)
     await miner.manager.allocate(request_of(bob))
 
 
@@ -455,7 +455,7 @@ async def test_the_scheduler_survives_whatever_happens_to_it(
         miner.clock.advance(2 * DAY)
         await until_async(lambda: "stumbled" in caplog.text, passing=miner.clock)
     miner.clock.advance(RETRY_SECONDS)
-    await until_async(lambda: not miner.runtime.machines and not miner.store.live(), passing=miner.clock)
+    await until_async(lambda: not miner.runtime.containers and not miner.store.live(), passing=miner.clock)
 
 
 async def test_the_event_loop_runs_on_while_the_runtime_blocks(miner: Any, alice: Owner, request_of: Any) -> None:

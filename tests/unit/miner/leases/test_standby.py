@@ -15,10 +15,11 @@ from compute.base.clock import ManualClock
 from compute.base.errors import LeaseError, StoreError
 from compute.base.reasons import Refusal
 from compute.miner.leases.manager import LeaseRequest
+from compute.miner.leases.standby import Standby
 from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Owner
-from compute.miner.runtimes.base import MachineOrder
-from compute.testing.runtime import FakeRuntime
+from compute.miner.runtimes.base import ContainerSpec, Limits
+from compute.miner.runtimes.local import LocalRuntime
 from compute.wire.keys import SecretBox, SessionKey
 from compute.wire.requirements import DeviceRequirement
 from compute.wire.terms import LeaseKind
@@ -49,10 +50,10 @@ def reserving(miner: Any, alice: Owner, monkeypatch: pytest.MonkeyPatch) -> thre
     return written
 
 
-def waiting(miner: Any) -> MachineOrder:
-    order: MachineOrder
-    (order,) = miner.runtime.prepared.values()
-    return order
+def waiting(miner: Any) -> ContainerSpec:
+    spec: ContainerSpec
+    (spec,) = miner.runtime.prewarmed.values()
+    return spec
 
 
 def whole(request: LeaseRequest) -> LeaseRequest:
@@ -67,10 +68,10 @@ async def test_the_first_is_the_whole_machine_and_becomes_a_probes(miner: Any, a
     granted = await miner.manager.allocate(first)
     assert granted.lease.lease_id == ready.lease_id
     assert granted.info.host_key == SessionKey.from_private_openssh(ready.host_key).fingerprint
-    assert miner.runtime.prepared == {}
+    assert miner.runtime.prewarmed == {}
     assert not miner.manager.is_ready
-    (machine,) = miner.runtime.machines.values()
-    assert machine.order.lease_id == granted.lease.lease_id
+    (machine,) = miner.runtime.containers.values()
+    assert machine.spec.lease_id == granted.lease.lease_id
     assert (await miner.manager.allocate(first)).info == granted.info
 
 
@@ -99,7 +100,7 @@ async def test_for_another_machine_it_makes_way_first(miner: Any, alice: Owner, 
     assert granted.lease.lease_id != ready.lease_id
     # It has the port.
     assert miner.runtime.calls == ["stop", "start"]
-    assert miner.runtime.prepared == {}
+    assert miner.runtime.prewarmed == {}
 
 
 async def test_a_customer_who_takes_over_from_a_probe_gets_a_machine_of_its_own(
@@ -122,8 +123,8 @@ async def test_of_two_at_once_one_gets_it(miner: Any, alice: Owner, bob: Owner, 
     )
     refused = [answer for answer in answers if isinstance(answer, LeaseError)]
     assert [error.reason for error in refused] == [Refusal.BUSY]
-    assert [machine.order.limits for machine in miner.runtime.machines.values()] == [ready.limits]
-    assert miner.runtime.prepared == {}
+    assert [machine.spec.limits for machine in miner.runtime.containers.values()] == [ready.limits]
+    assert miner.runtime.prewarmed == {}
 
 
 async def test_it_makes_way_for_whoever_was_faster_than_the_one_who_asked_for_it(
@@ -135,7 +136,7 @@ async def test_it_makes_way_for_whoever_was_faster_than_the_one_who_asked_for_it
     await miner.manager.allocate(whole(request_of(bob)))
     # It has the port.
     assert miner.runtime.calls == ["stop", "start"]
-    assert miner.runtime.prepared == {}
+    assert miner.runtime.prewarmed == {}
     reserving.set()
     with pytest.raises(LeaseError) as refused:
         await asking
@@ -151,11 +152,11 @@ async def test_no_second_one_is_made_while_one_is_asked_for(
     asking = asyncio.create_task(miner.manager.allocate(whole(request_of(alice))))
     await until_async(lambda: not miner.manager.is_ready)
     # As where the scheduler looks just now.
-    assert not miner.manager._machine.standby.is_due
-    await miner.manager._machine.stand_ready()
+    assert not miner.manager._steps.standby.is_due
+    await miner.manager._steps.stand_ready()
     reserving.set()
     await asking
-    assert [call for call in miner.runtime.calls if call != "renew"] == ["list", "prepare", "start"]
+    assert [call for call in miner.runtime.calls if call != "renew"] == ["list", "prewarm", "start"]
 
 
 async def test_one_that_was_not_reserved_after_all_is_the_next_ones(
@@ -189,23 +190,23 @@ async def test_whoever_comes_while_it_is_made_waits_for_it_and_no_longer(
     tmp_path: Path, miner_type: Any, alice: Owner, request_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     miner = miner_type(tmp_path, ManualClock(), SecretBox(bytes(32)), stand_ready=True)
-    gate, begun, prepare = threading.Event(), threading.Event(), miner.runtime.prepare
+    gate, begun, prewarm = threading.Event(), threading.Event(), miner.runtime.prewarm
 
-    def slow(order: MachineOrder) -> bool:
+    def slow(spec: ContainerSpec) -> None:
         begun.set()
         gate.wait(DEADLINE_SECONDS)
-        return bool(prepare(order))
+        prewarm(spec)
 
-    monkeypatch.setattr(miner.runtime, "prepare", slow)
+    monkeypatch.setattr(miner.runtime, "prewarm", slow)
     await miner.manager.start()
     await until_async(begun.is_set)
     asking = asyncio.create_task(miner.manager.allocate(whole(request_of(alice))))
     await until_async(lambda: miner.states() == [LeaseState.STARTING] or miner.states() == [LeaseState.RESERVED])
-    assert miner.runtime.machines == {}
+    assert miner.runtime.containers == {}
     gate.set()
     granted = await asking
-    assert list(miner.runtime.machines) == [granted.lease.lease_id]
-    assert [call for call in miner.runtime.calls if call != "renew"] == ["list", "prepare", "start"]
+    assert list(miner.runtime.containers) == [granted.lease.lease_id]
+    assert [call for call in miner.runtime.calls if call != "renew"] == ["list", "prewarm", "start"]
     await miner.close()
 
 
@@ -213,15 +214,15 @@ async def test_one_that_does_not_come_up_is_said_tried_again_and_in_nobodys_way(
     miner: Any, alice: Owner, request_of: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     await miner.manager.allocate(request_of(alice, gpus=1))
-    miner.runtime.fail = {"prepare"}
+    miner.runtime.fail = {"prewarm"}
     await miner.manager.deallocate(alice)
-    await until_async(lambda: "stand_ready: told to fail: prepare" in caplog.text)
+    await until_async(lambda: "stand_ready: told to fail: prewarm" in caplog.text)
     assert (await miner.manager.allocate(request_of(alice, gpus=1))).lease.state is LeaseState.ACTIVE
     await miner.manager.deallocate(alice)
-    await until_async(lambda: caplog.text.count("told to fail: prepare") == 2)
+    await until_async(lambda: caplog.text.count("told to fail: prewarm") == 2)
     end = miner.clock.monotonic() + RETRY_SECONDS
     await until_async(lambda: miner.clock.monotonic() > end - 10, passing=miner.clock, step=5)
-    assert caplog.text.count("told to fail: prepare") == 2
+    assert caplog.text.count("told to fail: prewarm") == 2
     miner.runtime.fail = set()
     await until_async(lambda: miner.manager.is_ready, passing=miner.clock)
     assert miner.clock.monotonic() >= end
@@ -229,21 +230,15 @@ async def test_one_that_does_not_come_up_is_said_tried_again_and_in_nobodys_way(
     assert len(waiting(miner).limits.gpu_uuids) == 3
 
 
-async def test_a_runtime_that_has_none_is_asked_once(
-    tmp_path: Path, miner_type: Any, alice: Owner, request_of: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[MachineOrder] = []
-    monkeypatch.setattr(FakeRuntime, "prepare", lambda runtime, order: asked.append(order))
-    miner = miner_type(tmp_path, ManualClock(), SecretBox(bytes(32)), stand_ready=True)
-    await miner.manager.start()
-    await until_async(lambda: asked)
-    for _ in range(2):
-        await miner.manager.allocate(request_of(alice))
-        await miner.manager.deallocate(alice)
-    end = miner.clock.monotonic() + 2 * RETRY_SECONDS
-    await until_async(lambda: miner.clock.monotonic() > end, passing=miner.clock, step=30)
-    assert len(asked) == 1
-    await miner.close()
+async def test_a_runtime_without_standby_containers_gets_none(tmp_path: Path) -> None:
+    async def never(*_: Any) -> None:
+        raise AssertionError("nothing is to be done")
+
+    runtime = LocalRuntime(tmp_path, chain_endpoint="ws://127.0.0.1:9944")
+    standby = Standby(runtime, clock=ManualClock(), ssh_port=0, first=Limits, call=never)
+    assert not standby.is_due
+    await standby.make()
+    assert not standby.is_there
 
 
 async def test_none_is_made_unless_it_is_wanted(tmp_path: Path, miner_type: Any) -> None:
@@ -251,14 +246,14 @@ async def test_none_is_made_unless_it_is_wanted(tmp_path: Path, miner_type: Any)
     await miner.manager.start()
     end = miner.clock.monotonic() + 2 * RETRY_SECONDS
     await until_async(lambda: miner.clock.monotonic() > end, passing=miner.clock, step=30)
-    assert "prepare" not in miner.runtime.calls
+    assert "prewarm" not in miner.runtime.calls
     await miner.close()
 
 
 async def test_a_miner_that_ends_takes_it_down(miner: Any) -> None:
-    assert miner.runtime.prepared
+    assert miner.runtime.prewarmed
     await miner.close()
-    assert miner.runtime.prepared == {}
+    assert miner.runtime.prewarmed == {}
 
 
 async def test_an_end_does_not_fail_for_it(tmp_path: Path, miner_type: Any) -> None:
@@ -273,13 +268,13 @@ async def test_an_end_does_not_fail_for_it(tmp_path: Path, miner_type: Any) -> N
 async def test_none_is_made_beside_a_lease(miner: Any, alice: Owner, request_of: Any) -> None:
     await miner.manager.allocate(request_of(alice))
     # As where the request came after the scheduler had looked.
-    await miner.manager._machine.stand_ready()
-    assert miner.runtime.prepared == {}
+    await miner.manager._steps.stand_ready()
+    assert miner.runtime.prewarmed == {}
 
 
 async def test_putting_things_in_order_begins_with_it(miner: Any) -> None:
-    await miner.manager._machine.reconcile()
-    assert miner.runtime.prepared == {}
+    await miner.manager._steps.reconcile()
+    assert miner.runtime.prewarmed == {}
     assert not miner.manager.is_ready
 
 

@@ -11,30 +11,30 @@ from compute.base.reasons import Refusal
 from compute.miner.leases.manager import WATCH_SECONDS
 from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Owner
-from compute.miner.runtimes.base import Phase
+from compute.miner.runtimes.base import ContainerState
 from compute.wire.keys import SessionKey
 from compute.wire.terms import KeyLine
 from tests.waiting import until_async
 
 
 def is_running(miner: Any, lease_id: str) -> bool:
-    machine = miner.runtime.machines.get(lease_id)
-    return machine is not None and machine.phase is Phase.RUNNING
+    machine = miner.runtime.containers.get(lease_id)
+    return machine is not None and machine.state is ContainerState.RUNNING
 
 
 @pytest.mark.parametrize("paused", [False, True])
-@pytest.mark.parametrize("phase", [Phase.DEAD, Phase.ABSENT])
+@pytest.mark.parametrize("state", [ContainerState.DEAD, ContainerState.ABSENT])
 async def test_a_machine_that_goes_down_is_brought_back(
-    miner: Any, alice: Owner, request_of: Any, phase: Phase, paused: bool
+    miner: Any, alice: Owner, request_of: Any, state: ContainerState, paused: bool
 ) -> None:
     granted = await miner.manager.allocate(request_of(alice))
     lease_id = granted.lease.lease_id
     if paused:
         await miner.manager.pause(alice)
-    if phase is Phase.DEAD:
-        miner.runtime.machines[lease_id].phase = phase
+    if state is ContainerState.DEAD:
+        miner.runtime.containers[lease_id].state = state
     else:
-        del miner.runtime.machines[lease_id]
+        del miner.runtime.containers[lease_id]
     miner.clock.advance(WATCH_SECONDS)
     await until_async(lambda: is_running(miner, lease_id) and miner.states() == [LeaseState.ACTIVE])
     assert (await miner.manager.allocate(request_of(alice))).info == granted.info
@@ -44,10 +44,10 @@ async def test_a_machine_that_does_not_come_back_is_a_lease_that_failed(
     miner: Any, alice: Owner, request_of: Any
 ) -> None:
     await miner.manager.allocate(request_of(alice))
-    (machine,) = miner.runtime.machines.values()
-    machine.phase, miner.runtime.fail = Phase.DEAD, {"restart"}
+    (machine,) = miner.runtime.containers.values()
+    machine.state, miner.runtime.fail = ContainerState.DEAD, {"restart"}
     await until_async(lambda: miner.store.live() == [], passing=miner.clock)
-    assert miner.runtime.machines == {}
+    assert miner.runtime.containers == {}
     assert miner.store.history()[-1].reason == "told to fail: restart"
 
 
@@ -85,20 +85,20 @@ async def test_a_runtime_that_goes_away_costs_no_lease(
     assert caplog.text.count("cannot be looked after") == 1
     miner.runtime.gone = False
     await until_async(lambda: miner.states() == [LeaseState.ACTIVE], passing=miner.clock)
-    (machine,) = miner.runtime.machines.values()
-    assert (machine.order.lease_id, machine.endpoint.port) == (granted.lease.lease_id, granted.info.port)
+    (machine,) = miner.runtime.containers.values()
+    assert (machine.spec.lease_id, machine.endpoint.port) == (granted.lease.lease_id, granted.info.port)
     # The change that was lost on the way is made up for.
-    assert machine.order.authorized_keys == (fresh,)
+    assert machine.spec.authorized_keys == (fresh,)
 
 
 async def test_a_lost_pause_is_what_the_machine_says(miner: Any, alice: Owner, request_of: Any) -> None:
     await miner.manager.allocate(request_of(alice))
-    (machine,) = miner.runtime.machines.values()
+    (machine,) = miner.runtime.containers.values()
     miner.runtime.gone = True
     with pytest.raises(LeaseError):
         await miner.manager.pause(alice)
     # It had been done, but the answer never came.
-    machine.phase = Phase.PAUSED
+    machine.state = ContainerState.PAUSED
     miner.runtime.gone = False
     await until_async(lambda: miner.states() == [LeaseState.PAUSED], passing=miner.clock)
 

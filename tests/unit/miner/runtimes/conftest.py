@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from compute.base.errors import RuntimeFailure
-from compute.miner.runtimes.base import LeaseOrder, Limits
+from compute.miner.runtimes.base import ContainerSpec, Limits
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine
 from compute.miner.runtimes.docker_options import DockerSettings
@@ -256,15 +256,13 @@ def runtime(settings: DockerSettings, engine: DockerEngine, check: Check) -> Doc
 
 
 @pytest.fixture
-def order() -> LeaseOrder:
-    return LeaseOrder(
+def spec() -> ContainerSpec:
+    return ContainerSpec(
         lease_id="ab" * 16,
         limits=Limits(cpu_count=1, ram_bytes=1 << 30, disk_bytes=1 << 30),
         ssh_port=4444,
         host_key=SessionKey.generate().private_openssh,
-        owner="5Alice",
         kind=LeaseKind.CUSTOMER,
         ends_at=1_700_000_000,
-        image="ubuntu",
         authorized_keys=("ssh-ed25519 A",),
     )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compute.miner.runtimes import docker_files as files
-from compute.miner.runtimes.base import LeaseOrder, Limits
+from compute.miner.runtimes.base import ContainerSpec, Limits
 from compute.miner.runtimes.docker_options import DockerSettings, Host, container_options, own_network
 from compute.wire.keys import SessionKey, new_password
 from compute.wire.terms import LeaseKind
@@ -21,12 +21,10 @@ HOST_KEY = SessionKey.generate()
 GIB = 1 << 30
 HOST = Host(cpu_count=16, memory_bytes=64 * GIB)
 SETTINGS = DockerSettings(miner="5Miner", image="compute-machine")
-ORDER = LeaseOrder(
+SPEC = ContainerSpec(
     lease_id="ab" * 16,
-    owner="5Alice",
     kind=LeaseKind.CUSTOMER,
     ends_at=1_700_000_000.4,
-    image="ubuntu",
     limits=Limits(cpu_count=4, ram_bytes=8 * GIB, disk_bytes=10 * GIB, gpu_uuids=("GPU-1", "GPU-2")),
     ssh_port=4444,
     authorized_keys=("ssh-ed25519 USER", "ssh-ed25519 TERMINAL"),
@@ -34,12 +32,12 @@ ORDER = LeaseOrder(
 )
 
 
-def options_of(order: LeaseOrder = ORDER, *, quota: bool = True, host: Host = HOST) -> dict[str, Any]:
-    return container_options(order, SETTINGS, host, port=4444, quota=quota)
+def options_of(spec: ContainerSpec = SPEC, *, quota: bool = True, host: Host = HOST) -> dict[str, Any]:
+    return container_options(spec, SETTINGS, host, port=4444, quota=quota)
 
 
-def with_limits(**limits: Any) -> LeaseOrder:
-    return replace(ORDER, limits=Limits(**limits))
+def with_limits(**limits: Any) -> ContainerSpec:
+    return replace(SPEC, limits=Limits(**limits))
 
 
 def contents(archive: bytes) -> dict[str, tuple[int, int, int, str | None]]:
@@ -133,19 +131,19 @@ def test_labels_tell_which_lease_a_container_is_for() -> None:
 
 def test_no_secret_can_be_read_back_from_the_engine() -> None:
     password = new_password()
-    shown = repr(options_of(replace(ORDER, password=password)))
+    shown = repr(options_of(replace(SPEC, password=password)))
     assert password not in shown
     assert HOST_KEY.private_openssh.splitlines()[1] not in shown
 
 
 @given(st.text(), st.text(), st.text())
-def test_what_a_renter_says_chooses_nothing(owner: str, image: str, key: str) -> None:
-    hostile = replace(ORDER, owner=owner, image=image, authorized_keys=(key,), script=key)
+def test_what_a_renter_says_chooses_nothing(key: str, script: str, password: str) -> None:
+    hostile = replace(SPEC, authorized_keys=(key,), script=script, password=password)
     assert options_of(hostile) == options_of()
 
 
 def test_the_files_of_a_new_machine() -> None:
-    found = contents(files.machine_archive(ORDER))
+    found = contents(files.machine_archive(SPEC))
     assert found["run/sshd"] == (0, 0, 0o755, None)
     assert found["root/.ssh"] == (0, 0, 0o700, None)
     lines = "ssh-ed25519 USER\nssh-ed25519 TERMINAL\n"
@@ -165,7 +163,7 @@ def test_the_files_of_a_new_machine() -> None:
 
 def test_a_password_is_taken_only_where_there_is_one_and_is_never_in_clear() -> None:
     password = new_password()
-    found = contents(files.machine_archive(replace(ORDER, password=password)))
+    found = contents(files.machine_archive(replace(SPEC, password=password)))
     config, line = found["etc/ssh/compute_sshd_config"][3], found["etc/ssh/compute_login"][3]
     assert config is not None
     assert line is not None
@@ -177,7 +175,7 @@ def test_a_password_is_taken_only_where_there_is_one_and_is_never_in_clear() -> 
 
 
 def test_a_restart_changes_neither_the_password_nor_the_host_key() -> None:
-    found = contents(files.restart_archive(replace(ORDER, password=new_password())))
+    found = contents(files.restart_archive(replace(SPEC, password=new_password())))
     assert "etc/ssh/compute_login" not in found
     assert found["etc/ssh/compute_host_key"][3] == HOST_KEY.private_openssh
 
@@ -192,8 +190,8 @@ def test_an_exchange_replaces_the_keys_and_nothing_else() -> None:
 
 
 def test_a_script_is_among_the_files_and_not_in_what_the_engine_shows() -> None:
-    order = replace(ORDER, script="echo hello\n")
-    assert "hello" not in repr(options_of(order))
+    spec = replace(SPEC, script="echo hello\n")
+    assert "hello" not in repr(options_of(spec))
     for archive in (files.machine_archive, files.restart_archive):
-        assert contents(archive(order))["etc/ssh/compute_steps"] == (0, 0, 0o600, "echo hello\n")
-        assert "etc/ssh/compute_steps" not in contents(archive(ORDER))
+        assert contents(archive(spec))["etc/ssh/compute_steps"] == (0, 0, 0o600, "echo hello\n")
+        assert "etc/ssh/compute_steps" not in contents(archive(SPEC))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from compute.base.errors import ConfigError, RuntimeFailure
-from compute.miner.runtimes.base import LeaseOrder, Phase
+from compute.miner.runtimes.base import ContainerSpec, ContainerState
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine, EngineGone
 from compute.miner.runtimes.docker_options import DockerSettings
@@ -19,70 +19,72 @@ from compute.wire.keys import SessionKey
 from tests.waiting import DEADLINE_SECONDS
 
 
-def test_starting_is_create_start_files(runtime: DockerRuntime, stub: Any, check: Any, order: LeaseOrder) -> None:
-    endpoint = runtime.start(order)
-    fingerprint = SessionKey.from_private_openssh(order.host_key).fingerprint
+def test_starting_is_create_start_files(runtime: DockerRuntime, stub: Any, check: Any, spec: ContainerSpec) -> None:
+    endpoint = runtime.start(spec)
+    fingerprint = SessionKey.from_private_openssh(spec.host_key).fingerprint
     assert (endpoint.port, endpoint.host_key, endpoint.username) == (4444, fingerprint, "root")
     assert stub.calls == ["create networks", "rules", "create", "start", "rename", "attach"]
     assert check.seen == [("127.0.0.1", 4444, fingerprint)]
     assert stub.only()["Name"] == "ssh-container"
     assert stub.only()["HostConfig"]["CapDrop"] == ["ALL"]
     assert stub.only()["HostConfig"]["StorageOpt"] == {"size": str(1 << 30)}
-    status = runtime.status(order.lease_id)
-    assert (status.phase, status.endpoint) == (Phase.RUNNING, endpoint)
+    status = runtime.status(spec.lease_id)
+    assert (status.state, status.endpoint) == (ContainerState.RUNNING, endpoint)
     assert list(runtime.list()) == [status]
 
 
-def test_starting_again_changes_nothing(runtime: DockerRuntime, stub: Any, order: LeaseOrder) -> None:
-    first = runtime.start(order)
+def test_starting_again_changes_nothing(runtime: DockerRuntime, stub: Any, spec: ContainerSpec) -> None:
+    first = runtime.start(spec)
     stub.calls.clear()
-    assert runtime.start(order) == first
-    runtime.pause(order.lease_id)
-    assert runtime.start(order) == first
+    assert runtime.start(spec) == first
+    runtime.pause(spec.lease_id)
+    assert runtime.start(spec) == first
     assert stub.calls == ["pause", "unpause"]
 
 
 @pytest.mark.parametrize("status", ["created", "exited", "dead"])
-def test_starting_replaces_what_a_crash_left(runtime: DockerRuntime, stub: Any, status: str, order: LeaseOrder) -> None:
-    runtime.start(order)
+def test_starting_replaces_what_a_crash_left(
+    runtime: DockerRuntime, stub: Any, status: str, spec: ContainerSpec
+) -> None:
+    runtime.start(spec)
     stub.only()["State"]["Status"] = status
-    assert runtime.status(order.lease_id).phase is Phase.DEAD
-    assert runtime.status(order.lease_id).endpoint is None
+    assert runtime.status(spec.lease_id).state is ContainerState.DEAD
+    assert runtime.status(spec.lease_id).endpoint is None
     stub.calls.clear()
-    runtime.start(order)
+    runtime.start(spec)
     assert stub.calls == ["remove", "create", "start", "rename", "attach"]
-    assert runtime.status(order.lease_id).phase is Phase.RUNNING
+    assert runtime.status(spec.lease_id).state is ContainerState.RUNNING
 
 
-def test_a_taken_name_is_left_to_whoever_has_it(runtime: DockerRuntime, stub: Any, order: LeaseOrder) -> None:
+def test_a_taken_name_is_left_to_whoever_has_it(runtime: DockerRuntime, stub: Any, spec: ContainerSpec) -> None:
     stub.containers["other"] = {"Id": "other", "Name": "ssh-container", "Config": {"Labels": {}}}
-    runtime.start(order)
+    runtime.start(spec)
     (name,) = {each["Name"] for each in stub.containers.values()} - {"ssh-container"}
     assert name == "compute-abababababab"
-    assert [status.lease_id for status in runtime.list()] == [order.lease_id]
-    runtime.stop(order.lease_id)
+    assert [status.lease_id for status in runtime.list()] == [spec.lease_id]
+    runtime.stop(spec.lease_id)
     assert list(stub.containers) == ["other"]
 
 
 def test_another_miners_containers_are_not_seen(
-    runtime: DockerRuntime, engine: DockerEngine, stub: Any, order: LeaseOrder, settings: DockerSettings
+    runtime: DockerRuntime, engine: DockerEngine, stub: Any, spec: ContainerSpec, settings: DockerSettings
 ) -> None:
-    runtime.start(order)
+    runtime.start(spec)
     neighbour = DockerRuntime(replace(settings, miner="5Neighbour"), engine)
     assert neighbour.list() == []
-    assert neighbour.status(order.lease_id).phase is Phase.ABSENT
-    neighbour.stop(order.lease_id)
+    assert neighbour.status(spec.lease_id).state is ContainerState.ABSENT
+    neighbour.stop(spec.lease_id)
     assert stub.only()["State"]["Status"] == "running"
 
 
 def test_a_driver_without_quotas_is_asked_once(
-    runtime: DockerRuntime, stub: Any, caplog: pytest.LogCaptureFixture, order: LeaseOrder
+    runtime: DockerRuntime, stub: Any, caplog: pytest.LogCaptureFixture, spec: ContainerSpec
 ) -> None:
     refusal = "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
     stub.fail["create"] = [(500, refusal)]
-    runtime.start(order)
+    runtime.start(spec)
     assert "StorageOpt" not in stub.only()["HostConfig"] or not stub.only()["HostConfig"]["StorageOpt"]
-    runtime.start(replace(order, lease_id="cd" * 16))
+    runtime.start(replace(spec, lease_id="cd" * 16))
     assert [record.message for record in caplog.records if "quota" in record.message] == [
         "the engine's storage driver has no disk quota: leases share the whole disk"
     ]
@@ -104,111 +106,108 @@ PORT = "driver failed programming external connectivity: Bind for 0.0.0.0:4444 f
     ],
 )
 def test_a_failed_start_says_why_and_leaves_nothing(
-    runtime: DockerRuntime, stub: Any, call: str, status: int, message: str, told: str, order: LeaseOrder
+    runtime: DockerRuntime, stub: Any, call: str, status: int, message: str, told: str, spec: ContainerSpec
 ) -> None:
     stub.fail[call] = [(status, message)]
     with pytest.raises(RuntimeFailure, match=told) as caught:
-        runtime.start(order)
+        runtime.start(spec)
     assert "/" not in str(caught.value)
     assert stub.containers == {}
-    runtime.start(order)
+    runtime.start(spec)
 
 
-def test_a_port_of_its_own_choice_is_chosen_anew(runtime: DockerRuntime, stub: Any, order: LeaseOrder) -> None:
+def test_a_port_of_its_own_choice_is_chosen_anew(runtime: DockerRuntime, stub: Any, spec: ContainerSpec) -> None:
     stub.fail["start"] = [(500, PORT)] * 2
-    endpoint = runtime.start(replace(order, ssh_port=0))
+    endpoint = runtime.start(replace(spec, ssh_port=0))
     assert endpoint.port > 0
     assert len(stub.containers) == 1
     stub.fail["start"] = [(500, PORT)] * 3
     with pytest.raises(RuntimeFailure, match="taken by another program"):
-        runtime.start(replace(order, lease_id="cd" * 16, ssh_port=0))
+        runtime.start(replace(spec, lease_id="cd" * 16, ssh_port=0))
     assert len(stub.containers) == 1
 
 
 def test_a_machine_whose_sshd_does_not_answer_is_removed(
-    runtime: DockerRuntime, stub: Any, check: Any, order: LeaseOrder
+    runtime: DockerRuntime, stub: Any, check: Any, spec: ContainerSpec
 ) -> None:
     check.failure = RuntimeFailure("silence")
     with pytest.raises(RuntimeFailure, match="silence"):
-        runtime.start(order)
+        runtime.start(spec)
     assert stub.containers == {}
     check.failure = None
-    runtime.start(order)
+    runtime.start(spec)
     check.failure = RuntimeFailure("silence")
     with pytest.raises(RuntimeFailure, match="silence"):
-        runtime.start(order)
+        runtime.start(spec)
     assert stub.containers == {}
 
 
-def test_a_restart_keeps_the_container(runtime: DockerRuntime, stub: Any, check: Any, order: LeaseOrder) -> None:
-    endpoint = runtime.start(order)
+def test_a_restart_keeps_the_container(runtime: DockerRuntime, stub: Any, check: Any, spec: ContainerSpec) -> None:
+    endpoint = runtime.start(spec)
     before = stub.only()["Id"]
-    runtime.pause(order.lease_id)
+    runtime.pause(spec.lease_id)
     stub.calls.clear()
-    assert runtime.restart(order) == endpoint
+    assert runtime.restart(spec) == endpoint
     assert stub.calls == ["unpause", "stop", "put", "start"]
     check.failure = RuntimeFailure("silence")
     with pytest.raises(RuntimeFailure):
-        runtime.restart(order)
-    assert runtime.status(order.lease_id).phase is Phase.DEAD
+        runtime.restart(spec)
+    assert runtime.status(spec.lease_id).state is ContainerState.DEAD
     check.failure = None
-    assert runtime.restart(order) == endpoint
+    assert runtime.restart(spec) == endpoint
     assert stub.only()["Id"] == before
 
 
 @pytest.mark.parametrize("status", [None, "created", "dead", "removing"])
 def test_a_restart_of_nothing_worth_keeping_starts_anew(
-    runtime: DockerRuntime, stub: Any, status: str | None, order: LeaseOrder
+    runtime: DockerRuntime, stub: Any, status: str | None, spec: ContainerSpec
 ) -> None:
     if status is not None:
-        runtime.start(order)
+        runtime.start(spec)
         stub.only()["State"]["Status"] = status
-    runtime.restart(order)
-    assert runtime.status(order.lease_id).phase is Phase.RUNNING
+    runtime.restart(spec)
+    assert runtime.status(spec.lease_id).state is ContainerState.RUNNING
     assert stub.calls[-4:] == ["create", "start", "rename", "attach"]
 
 
 @pytest.mark.parametrize("status", [None, "exited", "restarting", "created"])
 def test_what_does_not_run_is_not_changed(
-    runtime: DockerRuntime, stub: Any, status: str | None, order: LeaseOrder
+    runtime: DockerRuntime, stub: Any, status: str | None, spec: ContainerSpec
 ) -> None:
     if status is not None:
-        runtime.start(order)
+        runtime.start(spec)
         stub.only()["State"]["Status"] = status
     stub.calls.clear()
     with pytest.raises(RuntimeFailure, match="absent" if status is None else "dead"):
-        runtime.pause(order.lease_id)
+        runtime.pause(spec.lease_id)
     with pytest.raises(RuntimeFailure):
-        runtime.unpause(order.lease_id)
+        runtime.unpause(spec.lease_id)
     with pytest.raises(RuntimeFailure):
-        runtime.set_keys(order.lease_id, ["a"])
-    with pytest.raises(RuntimeFailure):
-        runtime.set_end(order.lease_id, 1.0)
+        runtime.set_keys(spec.lease_id, ["a"])
     assert stub.calls == []
 
 
-def test_pausing_and_stopping_twice(runtime: DockerRuntime, stub: Any, order: LeaseOrder) -> None:
-    runtime.start(order)
+def test_pausing_and_stopping_twice(runtime: DockerRuntime, stub: Any, spec: ContainerSpec) -> None:
+    runtime.start(spec)
     stub.calls.clear()
     for change in (runtime.pause, runtime.unpause, runtime.stop):
-        change(order.lease_id)
-        change(order.lease_id)
+        change(spec.lease_id)
+        change(spec.lease_id)
     assert stub.calls == ["pause", "unpause", "remove"]
 
 
-def test_a_removal_that_goes_on_is_waited_for(runtime: DockerRuntime, stub: Any, order: LeaseOrder) -> None:
-    runtime.start(order)
+def test_a_removal_that_goes_on_is_waited_for(runtime: DockerRuntime, stub: Any, spec: ContainerSpec) -> None:
+    runtime.start(spec)
     stub.fail["remove"] = [(409, "removal of container abc is already in progress")] * 2
-    runtime.stop(order.lease_id)
+    runtime.stop(spec.lease_id)
     assert stub.containers == {}
 
 
-def test_keys_can_be_exchanged_while_paused(runtime: DockerRuntime, stub: Any, order: LeaseOrder) -> None:
-    runtime.start(order)
-    runtime.pause(order.lease_id)
+def test_keys_can_be_exchanged_while_paused(runtime: DockerRuntime, stub: Any, spec: ContainerSpec) -> None:
+    runtime.start(spec)
+    runtime.pause(spec.lease_id)
     stub.calls.clear()
-    runtime.set_keys(order.lease_id, ["ssh-ed25519 B"])
-    runtime.set_end(order.lease_id, 2.0)
+    runtime.set_keys(spec.lease_id, ["ssh-ed25519 B"])
     assert stub.calls == ["put"]
 
 
@@ -222,11 +221,11 @@ def test_the_check_at_the_start(runtime: DockerRuntime, stub: Any) -> None:
         runtime.check()
 
 
-def test_no_engine(tmp_path: Path, order: LeaseOrder, settings: DockerSettings) -> None:
+def test_no_engine(tmp_path: Path, spec: ContainerSpec, settings: DockerSettings) -> None:
     runtime = DockerRuntime(settings, DockerEngine(f"unix://{tmp_path}/none.sock"))
     with pytest.raises(EngineGone, match=r"no Docker engine answers .* --miner.runtime local"):
         runtime.check()
-    for call in (runtime.list, lambda: runtime.start(order), lambda: runtime.stop(order.lease_id)):
+    for call in (runtime.list, lambda: runtime.start(spec), lambda: runtime.stop(spec.lease_id)):
         with pytest.raises(EngineGone, match="does not answer") as caught:
             call()
         assert str(tmp_path) not in str(caught.value)
@@ -244,14 +243,14 @@ def test_a_silent_engine_is_not_waited_for(
     assert runtime.list() == []
 
 
-def test_a_renters_full_disk_costs_no_restart(runtime: DockerRuntime, stub: Any, order: LeaseOrder) -> None:
-    endpoint = runtime.start(order)
+def test_a_renters_full_disk_costs_no_restart(runtime: DockerRuntime, stub: Any, spec: ContainerSpec) -> None:
+    endpoint = runtime.start(spec)
     stub.fail["put"] = [(500, "Error setting up pivot dir: mkdir /x: disk quota exceeded")]
-    assert runtime.restart(order) == endpoint
-    assert runtime.status(order.lease_id).phase is Phase.RUNNING
+    assert runtime.restart(spec) == endpoint
+    assert runtime.status(spec.lease_id).state is ContainerState.RUNNING
     stub.fail["put"] = [(500, "nonsense")]
     with pytest.raises(RuntimeFailure, match="would not put files"):
-        runtime.restart(order)
+        runtime.restart(spec)
 
 
 @pytest.mark.parametrize("answer", ["what", [], {"ApiVersion": None}, {"ApiVersion": "x"}])
@@ -283,30 +282,30 @@ def test_which_images_a_renter_may_name(runtime: DockerRuntime, image: str, acce
 
 
 def test_a_machine_that_stands_ready_gets_its_files_when_it_gets_its_renter(
-    runtime: DockerRuntime, stub: Any, check: Any, order: LeaseOrder
+    runtime: DockerRuntime, stub: Any, check: Any, spec: ContainerSpec
 ) -> None:
-    assert runtime.prepare(order)
+    runtime.prewarm(spec)
     assert stub.calls == ["create networks", "rules", "create", "start"]
     assert stub.fed.empty()
     assert check.seen == []
     assert stub.only()["Name"] == "compute-abababababab"
     (status,) = runtime.list()
-    assert (status.lease_id, status.phase) == (order.lease_id, Phase.RUNNING)
+    assert (status.lease_id, status.state) == (spec.lease_id, ContainerState.RUNNING)
     stub.calls.clear()
-    endpoint = runtime.start(order)
+    endpoint = runtime.start(spec)
     assert stub.calls == ["rename", "attach"]
     assert stub.only()["Name"] == "ssh-container"
-    assert order.host_key.encode() in stub.fed.get(timeout=DEADLINE_SECONDS)
+    assert spec.host_key.encode() in stub.fed.get(timeout=DEADLINE_SECONDS)
     # From now on it is one like all others.
-    assert runtime.start(order) == endpoint
+    assert runtime.start(spec) == endpoint
     assert stub.calls == ["rename", "attach"]
 
 
 @pytest.mark.parametrize("why", ["it went down", "it is gone", "its image was built anew", "it was stopped"])
 def test_a_machine_that_no_longer_stands_ready_is_made_anew(
-    runtime: DockerRuntime, stub: Any, order: LeaseOrder, why: str
+    runtime: DockerRuntime, stub: Any, spec: ContainerSpec, why: str
 ) -> None:
-    runtime.prepare(order)
+    runtime.prewarm(spec)
     before = stub.only()["Id"]
     if why == "it went down":
         stub.only()["State"]["Status"] = "exited"
@@ -315,31 +314,31 @@ def test_a_machine_that_no_longer_stands_ready_is_made_anew(
     elif why == "its image was built anew":
         stub.image_id = "sha256:1"
     else:
-        runtime.stop(order.lease_id)
-        assert not runtime._waiting
+        runtime.stop(spec.lease_id)
+        assert not runtime._prewarmed
     stub.calls.clear()
-    runtime.start(order)
+    runtime.start(spec)
     assert [call for call in stub.calls if call != "remove"] == ["create", "start", "rename", "attach"]
     assert stub.only()["Id"] != before
-    assert runtime.status(order.lease_id).phase is Phase.RUNNING
+    assert runtime.status(spec.lease_id).state is ContainerState.RUNNING
 
 
 @pytest.mark.parametrize("call", ["create", "start"])
 def test_a_machine_that_cannot_stand_ready_leaves_nothing(
-    runtime: DockerRuntime, stub: Any, order: LeaseOrder, call: str
+    runtime: DockerRuntime, stub: Any, spec: ContainerSpec, call: str
 ) -> None:
     stub.fail[call] = [(500, "nonsense")]
     with pytest.raises(RuntimeFailure, match="would not"):
-        runtime.prepare(order)
+        runtime.prewarm(spec)
     assert stub.containers == {}
-    runtime.start(order)
+    runtime.start(spec)
     assert stub.calls[-2:] == ["rename", "attach"]
 
 
-def test_a_handing_over_that_fails_leaves_nothing(runtime: DockerRuntime, stub: Any, order: LeaseOrder) -> None:
-    runtime.prepare(order)
+def test_a_handing_over_that_fails_leaves_nothing(runtime: DockerRuntime, stub: Any, spec: ContainerSpec) -> None:
+    runtime.prewarm(spec)
     stub.fail["attach"] = [(500, "nonsense")]
     with pytest.raises(RuntimeFailure, match="would not put files"):
-        runtime.start(order)
+        runtime.start(spec)
     assert stub.containers == {}
-    runtime.start(order)
+    runtime.start(spec)
