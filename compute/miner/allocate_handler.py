@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from compute.base.clock import within
@@ -14,11 +13,12 @@ from compute.base.errors import LeaseError, StoreError
 from compute.base.reasons import Refusal
 from compute.miner.leases.manager import LeaseManager, LeaseRequest
 from compute.miner.leases.store import Owner
+from compute.protocol import Allocate
 from compute.wire import dockerfile
 from compute.wire.keys import canonical_rsa, check_public_line
 from compute.wire.receipts import Receipt, ReceiptError
 from compute.wire.requirements import DeviceRequirement, wants_probe
-from compute.wire.terms import MAX_DAYS, SECONDS_PER_DAY, KeyLine, LeaseKind
+from compute.wire.terms import MAX_DAYS, SECONDS_PER_DAY, Change, KeyLine, LeaseKind
 
 logger = logging.getLogger(__name__)
 
@@ -28,20 +28,6 @@ _DEFAULT_VOLUME_PATHS = ("", "/tmp")  # noqa: S108 - the wire's default, never a
 
 
 CheckReceipt = Callable[[Receipt], None]
-
-
-@dataclass(frozen=True)
-class AllocateCall:
-    """One ``Allocate`` as it arrived: nothing in it but ``hotkey``, which the axon has verified, can be believed."""
-
-    hotkey: str
-    timeline: object = 0
-    checking: object = True
-    public_key: object = ""
-    device_requirement: object = field(default_factory=dict)
-    docker_requirement: object = field(default_factory=dict)
-    docker_change: object = False
-    docker_action: object = field(default_factory=dict)
 
 
 class AllocateService:
@@ -64,20 +50,23 @@ class AllocateService:
         self._check_receipt = check_receipt
         self._allow_dockerfile = allow_dockerfile
 
-    async def answer(self, call: AllocateCall) -> dict[str, Any]:
-        """The ``output`` for ``call``. Never raises but when cancelled, and answers in bounded time."""
+    async def answer(self, hotkey: str, call: Allocate) -> dict[str, Any]:
+        """The ``output`` for what ``hotkey`` asks, which the axon has verified; nothing in ``call`` can be believed.
+
+        Never raises but when cancelled, and answers in bounded time.
+        """
         limit = self._manager.answer_seconds + _GRACE_SECONDS
         try:
-            return await within(limit, self._answer(call))
+            return await within(limit, self._answer(hotkey, call))
         except LeaseError as error:
             return self._refused(error)
         except asyncio.TimeoutError:
             return self._refused(LeaseError(Refusal.STARTING, "this takes long: ask again", retry_after_seconds=10))
         except StoreError as error:
-            logger.error("an Allocate of %s could not be answered: %s", call.hotkey, error)
+            logger.error("an Allocate of %s could not be answered: %s", hotkey, error)
         except Exception:
             # The caller is a stranger: what went wrong is for the operator's log alone.
-            logger.exception("an Allocate of %s could not be answered", call.hotkey)
+            logger.exception("an Allocate of %s could not be answered", hotkey)
         return self._refused(LeaseError(Refusal.INTERNAL_ERROR, "the miner has a problem; its operator can see which"))
 
     async def receipt(self) -> Receipt | None:
@@ -88,7 +77,7 @@ class AllocateService:
             logger.error("the receipt of the lease cannot be read: %s", error)
             return None
 
-    async def _answer(self, call: AllocateCall) -> dict[str, Any]:
+    async def _answer(self, hotkey: str, call: Allocate) -> dict[str, Any]:
         days = _days(call.timeline)
         if _flag(call.checking, "checking"):
             if days > 0:
@@ -97,7 +86,7 @@ class AllocateService:
             elif not await self._manager.owns(canonical_rsa(call.public_key)):
                 raise LeaseError(Refusal.NOT_OWNER, "this public_key holds no lease here")
             return self._accepted()
-        owner = Owner(call.hotkey, canonical_rsa(call.public_key))
+        owner = Owner(hotkey, canonical_rsa(call.public_key))
         if _flag(call.docker_change, "docker_change"):
             await self._change(owner, _mapping(call.docker_action, "docker_action"), days)
         elif days > 0:
@@ -106,7 +95,7 @@ class AllocateService:
             await self._manager.deallocate(owner)
         return self._accepted()
 
-    async def _allocate(self, call: AllocateCall, owner: Owner, days: int) -> dict[str, Any]:
+    async def _allocate(self, call: Allocate, owner: Owner, days: int) -> dict[str, Any]:
         requirement, kind = _requirement(call)
         wishes = _mapping(call.docker_requirement, "docker_requirement")
         image = _text(wishes, "base_image", _MAX_IMAGE_CHARACTERS)
@@ -138,21 +127,21 @@ class AllocateService:
 
     async def _change(self, owner: Owner, wish: Mapping[str, object], days: int) -> None:
         action = _text(wish, "action", 64)
-        if action == "exchange_key":
+        if action == Change.EXCHANGE_KEY:
             try:
                 line = KeyLine(_text(wish, "key_type", 64))
             except ValueError:
                 raise LeaseError(Refusal.BAD_REQUEST, "key_type must be 'user' or 'terminal'") from None
             await self._manager.exchange_key(owner, line, check_public_line(wish.get("ssh_key")))
-        elif action == "restart":
+        elif action == Change.RESTART:
             await self._manager.restart(owner)
-        elif action == "pause":
+        elif action == Change.PAUSE:
             await self._manager.pause(owner)
-        elif action in ("unpause", "resume"):
+        elif action in (Change.UNPAUSE, "resume"):
             await self._manager.unpause(owner)
-        elif action == "receipt" and self._check_receipt is not None:
+        elif action == Change.RECEIPT and self._check_receipt is not None:
             await self._manager.carry(owner, self._receipt(wish.get("receipt"), self._check_receipt))
-        elif action == "extend" and days > 0:
+        elif action == Change.EXTEND and days > 0:
             await self._manager.extend(owner, days * SECONDS_PER_DAY)
         else:
             known = "exchange_key, restart, pause, unpause, resume, receipt, or extend with a timeline"
@@ -177,7 +166,7 @@ class AllocateService:
         return output
 
 
-def _requirement(call: AllocateCall) -> tuple[DeviceRequirement, LeaseKind]:
+def _requirement(call: Allocate) -> tuple[DeviceRequirement, LeaseKind]:
     kind = LeaseKind.PROBE if wants_probe(call.device_requirement) else LeaseKind.CUSTOMER
     return DeviceRequirement.from_wire(call.device_requirement), kind
 

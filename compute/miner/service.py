@@ -13,7 +13,7 @@ from compute.base.errors import ExtrinsicRefused, NotRegistered, StoreError
 from compute.base.reasons import Refusal
 from compute.base.tasks import repeat
 from compute.chain.subtensor import Chain
-from compute.miner.allocate_handler import AllocateCall, AllocateService
+from compute.miner.allocate_handler import AllocateService
 from compute.miner.gate import MinerGate
 from compute.miner.hardware import Hardware
 from compute.protocol import Allocate, Challenge, Specs
@@ -171,18 +171,7 @@ class MinerService:
         if problem is not None:
             synapse.output = {"status": False, "reason": Refusal.BAD_SIGNATURE.value, "message": problem}
             return synapse
-        output = await self._allocation.answer(
-            AllocateCall(
-                hotkey=context.hotkey,
-                timeline=synapse.timeline,
-                checking=synapse.checking,
-                public_key=synapse.public_key,
-                device_requirement=synapse.device_requirement,
-                docker_requirement=synapse.docker_requirement,
-                docker_change=synapse.docker_change,
-                docker_action=synapse.docker_action,
-            )
-        )
+        output = await self._allocation.answer(context.hotkey, synapse)
         info = output.get("info")
         if isinstance(info, str):
             message = signing.answer_message(context.nonce, context.hotkey, info)

@@ -23,13 +23,14 @@ from docker.client import DockerClient
 from compute.base.clock import SystemClock
 from compute.base.errors import ComputeError, ConfigError, RuntimeFailure
 from compute.base.store import Database
-from compute.miner.allocate_handler import AllocateCall, AllocateService
+from compute.miner.allocate_handler import AllocateService
 from compute.miner.hardware import SystemHardware
 from compute.miner.leases.manager import LeaseManager
 from compute.miner.leases.store import LeaseStore
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine
 from compute.miner.runtimes.docker_options import SSH_PORT, DockerSettings
+from compute.protocol import Allocate
 from compute.wire.keys import RenterKey, SecretBox, SessionKey, new_password
 from compute.wire.terms import GIB
 
@@ -121,14 +122,16 @@ async def _lease_seconds(service: AllocateService, ram_bytes: int) -> float:
     owner = RenterKey.generate().public_pem
     wishes = {"base_image": "ubuntu", "ssh_key": SessionKey.generate().public_line}
     needs = {"cpu": {"count": 1}, "ram": {"capacity": ram_bytes}}
-    request = AllocateCall("bench", 1, False, owner, needs, wishes)
+    request = Allocate(
+        timeline=1, checking=False, public_key=owner, device_requirement=needs, docker_requirement=wishes
+    )
     begun = time.perf_counter()
-    answer = await service.answer(request)
+    answer = await service.answer("bench", request)
     if not answer["status"]:
         raise ComputeError(f"the engine gave no lease: {answer['message']}")
     await asyncio.to_thread(_until_banner, answer["port"])
     seconds = time.perf_counter() - begun
-    ended = await service.answer(AllocateCall("bench", 0, False, owner))
+    ended = await service.answer("bench", Allocate(checking=False, public_key=owner))
     if not ended["status"]:
         raise ComputeError(f"the lease did not end: {ended['message']}")
     return seconds

@@ -10,7 +10,8 @@ from typing import Any
 
 from compute.base import ssh
 from compute.base.ssh import SshSession
-from compute.miner.allocate_handler import AllocateCall, AllocateService
+from compute.miner.allocate_handler import AllocateService
+from compute.protocol import Allocate
 from compute.wire.keys import RenterKey, SessionKey
 from compute.wire.specs import MachineSpecs
 
@@ -38,7 +39,7 @@ class Renter:
     info: dict[str, Any] = field(default_factory=dict)
 
     async def ask(self, **fields: Any) -> dict[str, Any]:
-        return await self.service.answer(AllocateCall(self.hotkey, public_key=self.owner.public_pem, **fields))
+        return await self.service.answer(self.hotkey, Allocate(public_key=self.owner.public_pem, **fields))
 
     async def allocate(self, *, testing: bool = False, dockerfile: str = "") -> dict[str, Any]:
         output = await self.ask(

@@ -15,7 +15,7 @@ from compute.base.clock import SystemClock
 from compute.base.errors import HostKeyMismatch, LeaseError, SshError
 from compute.base.store import Database
 from compute.chain.subtensor import Metagraph, Neuron
-from compute.miner.allocate_handler import AllocateCall, AllocateService
+from compute.miner.allocate_handler import AllocateService
 from compute.miner.leases.manager import LeaseManager
 from compute.miner.leases.store import LeaseStore
 from compute.miner.runtimes.local import LocalRuntime
@@ -74,17 +74,7 @@ class Miner:
             answer.__dict__["specs_output"] = MACHINE.to_json()
             return answer
         assert isinstance(synapse, Allocate)
-        fields = (
-            "timeline",
-            "checking",
-            "public_key",
-            "device_requirement",
-            "docker_requirement",
-            "docker_change",
-            "docker_action",
-        )
-        call = AllocateCall(hotkey="renter", **{name: getattr(synapse, name) for name in fields})
-        answer.__dict__["output"] = await self._service.answer(call)
+        answer.__dict__["output"] = await self._service.answer("renter", synapse)
         return answer
 
 

@@ -11,7 +11,7 @@ from compute.base.clock import SystemClock
 from compute.base.errors import LeaseError
 from compute.base.reasons import Refusal
 from compute.base.store import Database
-from compute.miner.allocate_handler import AllocateCall, AllocateService
+from compute.miner.allocate_handler import AllocateService
 from compute.miner.leases.manager import LeaseManager
 from compute.miner.leases.store import LeaseStore
 from compute.miner.runtimes.base import ContainerState
@@ -55,15 +55,8 @@ class DirectCaller:
 
     async def call(self, peer: Peer, synapse: S, *, timeout_seconds: float) -> S:
         assert isinstance(synapse, Allocate)
-        fields = ("timeline", "checking", "public_key", "device_requirement", "docker_requirement")
-        call = AllocateCall(
-            hotkey=self.hotkey,
-            docker_change=synapse.docker_change,
-            docker_action=synapse.docker_action,
-            **{name: getattr(synapse, name) for name in fields},
-        )
         answer: S = synapse.model_copy(deep=True)
-        output = await self._service.answer(call)
+        output = await self._service.answer(self.hotkey, synapse)
         assert answer.dendrite is not None
         answer.dendrite.nonce, answer.dendrite.hotkey = 7, self.hotkey
         if self.signature is not None and "info" in output:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from compute.base.reasons import Refusal
-from compute.miner.allocate_handler import AllocateCall, AllocateService
+from compute.miner.allocate_handler import AllocateService
 from compute.miner.leases.store import Owner
 from compute.miner.runtimes.base import ContainerState
 from compute.protocol import Allocate
@@ -26,17 +26,7 @@ def ask(miner: Any, renter_keys: list[RenterKey]) -> Any:
 
     async def answer(hotkey: str = "5Alice", **fields: Any) -> dict[str, Any]:
         synapse = Allocate(**{"public_key": renter_keys[0].public_pem, **fields})
-        call = AllocateCall(
-            hotkey=hotkey,
-            timeline=synapse.timeline,
-            checking=synapse.checking,
-            public_key=synapse.public_key,
-            device_requirement=synapse.device_requirement,
-            docker_requirement=synapse.docker_requirement,
-            docker_change=synapse.docker_change,
-            docker_action=synapse.docker_action,
-        )
-        return await miner.service.answer(call)
+        return await miner.service.answer(hotkey, synapse)
 
     return answer
 
@@ -240,7 +230,7 @@ async def test_whatever_comes_is_answered(
 ) -> None:
     caplog.clear()
     fields = {**hostile, "public_key": alice.public_pem} if with_key else hostile
-    output = await miner.service.answer(AllocateCall(hotkey="5Alice", **fields))
+    output = await miner.service.answer("5Alice", Allocate.model_construct(**fields))
     assert isinstance(output["status"], bool)
     assert type(output["port"]) is int
     json.dumps(output)
