@@ -97,6 +97,22 @@ async def test_a_call_is_answered_and_the_caller_is_the_verified_one(
     assert answer.specs_output == f"hello for {VALIDATOR.hotkey.ss58_address}"
 
 
+async def test_a_request_says_where_its_caller_is(server: AxonServer, caller: DendriteCaller) -> None:
+    async def say(synapse: Specs, context: RequestContext) -> Specs:
+        synapse.specs_output = str(synapse.dendrite.ip)
+        return synapse
+
+    server.attach(Specs, say)
+    await server.start()
+    assert (await caller.call(peer(server), Specs(), timeout_seconds=10)).specs_output == "127.0.0.1"
+
+
+async def test_as_many_threads_answer_as_the_axon_is_given(gate: OpenGate) -> None:
+    server = AxonServer(MINER, gate, ip="127.0.0.2", port=0, external_ip="127.0.0.2", max_workers=3)
+    assert server.axon.thread_pool._max_workers == 3
+    await server.stop()
+
+
 async def test_many_calls_to_one_axon_take_turns(server: AxonServer, caller: DendriteCaller) -> None:
     server.attach(Specs, echo)
     await server.start()

@@ -131,6 +131,43 @@ async def test_specs_are_asked_when_due_and_not_before(bench: Bench) -> None:
     assert len(bench.miners.asked) == 6
 
 
+async def test_both_intervals_are_those_of_the_options(bench: Bench) -> None:
+    for hotkey in ("a", "b", "c"):
+        bench.prove(hotkey)
+    service = bench.service(specs_interval_blocks=5, proof_interval_blocks=10)
+    seen = []
+    for blocks in (0, 4, 1, 4, 1):
+        bench.chain.height += blocks
+        await service.sync()
+        await service.query_due_specs()
+        await service.prove_due()
+        seen.append((len(bench.miners.asked), len(bench.facts.verdicts("a"))))
+    # Whoever refuses a probe may have been rented meanwhile, and may be asked for its specs again at once.
+    assert [verdicts for _, verdicts in seen] == [1, 1, 1, 1, 2]
+    assert [asked for asked, _ in seen[:4]] == [3, 3, 6, 6]
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+async def test_no_more_miners_are_asked_at_once_than_the_option_says(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    now, most, answer = [0], [0], bench.miners.call
+
+    async def call(peer: Peer, synapse: Any, *, timeout_seconds: float) -> Any:
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        for _ in range(10):
+            await asyncio.sleep(0)
+        now[0] -= 1
+        return await answer(peer, synapse, timeout_seconds=timeout_seconds)
+
+    monkeypatch.setattr(bench.miners, "call", call)
+    service = bench.service(specs_batch_size=at_once)
+    await service.sync()
+    await service.query_due_specs()
+    assert most == [at_once]
+
+
 async def test_a_restart_asks_nothing_twice(bench: Bench) -> None:
     for _ in range(2):
         service = bench.service()

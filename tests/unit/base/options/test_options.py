@@ -177,7 +177,6 @@ def test_every_option_of_its_own_reaches_its_field_of_the_validator() -> None:
         (["--subtensor.network", "finey"], "'finey' is not one of finney, test, archive, local, latent-lite, nor an"),
         (["--subtensor.chain_endpoint", "http://x"], "'http://x' is not an address such as ws://127.0.0.1:9944"),
         (["--subtensor._mock", "true"], "there is no mocked chain here"),
-        (["--subtensor._mock"], "there is no mocked chain here"),
         (["--axon.external_ip", "me"], "'me' is not an IP address"),
         (["--wallet.name", ""], "argument --wallet.name: '' is empty"),
         (["--json"], "--json goes with --status"),
@@ -209,6 +208,12 @@ def test_usage_errors_quote_the_value_and_the_bound(
     error = refused(parse_miner, argv, capsys)
     assert message in error
     assert "--help" in error
+
+
+@pytest.mark.parametrize("parse", [parse_miner, parse_validator])
+def test_there_is_no_mocked_chain(parse: Parse, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no mocked chain here" in refused(parse, ["--subtensor._mock"], capsys)
+    assert parse(["--subtensor._mock", "no"], {}).subtensor.mock is False
 
 
 def test_json_goes_with_a_question_and_one_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,6 +98,13 @@ def test_a_name_server_that_is_new_is_let_through_at_once(
     assert "192.0.2.53" in stub.rules[1]
 
 
+def test_what_the_operator_allows_is_let_through(
+    engine: DockerEngine, stub: Any, check: Any, settings: DockerSettings
+) -> None:
+    DockerRuntime(replace(settings, allowed_ranges=("10.1.0.0/16",)), engine, sshd_check=check).check()
+    assert "ip daddr { 10.1.0.0/16 } accept" in stub.rules[0]
+
+
 def test_the_closing_is_renewed_every_few_minutes(runtime: DockerRuntime, stub: Any, passing: Passing) -> None:
     runtime.check()
     for _ in range(3):
@@ -156,11 +163,18 @@ def test_where_it_cannot_be_closed_the_log_says_so_and_leases_go_on(
 
 @pytest.mark.parametrize("exit_code", [0, 1])
 def test_an_operator_may_leave_the_network_open(
-    engine: DockerEngine, stub: Any, check: Any, exit_code: int, spec: ContainerSpec, settings: DockerSettings
+    engine: DockerEngine,
+    stub: Any,
+    check: Any,
+    exit_code: int,
+    spec: ContainerSpec,
+    settings: DockerSettings,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     runtime = DockerRuntime(replace(settings, close_network=False), engine, sshd_check=check)
     stub.nft_exit_code = exit_code
     runtime.check()
+    assert "--miner.network.close is off" in caplog.text
     # What a miner before this one may have closed.
     assert stub.rules == [removal(settings.network)]
     stub.calls.clear()
