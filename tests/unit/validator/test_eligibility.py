@@ -55,6 +55,13 @@ def test_the_retry_window_ends_by_time_too() -> None:
     assert not paid(VerdictHistory(FAILED, OK, 1), now=2001.0 + 2 * 3 * 60).is_paid
 
 
+def test_retries_without_a_pause_have_a_window_of_seconds() -> None:
+    hasty = replace(ROUNDS, retry_interval_seconds=0.0)
+    for now, kept in ((2006.0, True), (2006.1, False)):
+        found = eligibility(VerdictHistory(FAILED, OK, 1), registered_at=0, now=now, rounds=hasty)
+        assert found.kept is kept
+
+
 def test_a_liar_that_never_passed_has_nothing_to_keep() -> None:
     assert paid(VerdictHistory(FAILED, None, 1)) == Eligibility(ProofReason.TIMEOUT)
 
@@ -62,6 +69,8 @@ def test_a_liar_that_never_passed_has_nothing_to_keep() -> None:
 def test_a_hotkey_that_registers_again_starts_anew() -> None:
     assert paid(VerdictHistory(OK, OK), registered_at=150) == Eligibility(ProofReason.NOT_PROVEN_YET)
     assert not paid(VerdictHistory(FAILED, OK, 1), registered_at=150).kept
+    assert paid(VerdictHistory(OK, OK), registered_at=100).is_paid
+    assert paid(VerdictHistory(FAILED, OK, 1), registered_at=100).kept
 
 
 @pytest.mark.parametrize(
@@ -69,6 +78,7 @@ def test_a_hotkey_that_registers_again_starts_anew() -> None:
     [
         (VerdictHistory(), H200, 0, 0.0, Due.FIRST),
         (VerdictHistory(OK, OK), H200, 101, 1001.0, None),
+        (VerdictHistory(OK, OK), H200, 459, 1001.0, None),
         (VerdictHistory(OK, OK), H200, 460, 1001.0, Due.ROUTINE),
         (VerdictHistory(OK, OK), Claim("NVIDIA H200", 4), 101, 1030.0, None),
         (VerdictHistory(OK, OK), Claim("NVIDIA H200", 4), 101, 1061.0, Due.CHANGED),
@@ -76,6 +86,7 @@ def test_a_hotkey_that_registers_again_starts_anew() -> None:
         (VerdictHistory(OK, OK), None, 101, 1061.0, Due.CHANGED),
         (VerdictHistory(FAILED, OK, 1), H200, 201, 2030.0, None),
         (VerdictHistory(FAILED, OK, 1), H200, 201, 2060.0, Due.RETRY),
+        (VerdictHistory(FAILED, OK, 3), H200, 201, 2060.0, Due.RETRY),
         (VerdictHistory(FAILED, OK, 4), H200, 201, 2060.0, None),
         (VerdictHistory(FAILED, OK, 4), H200, 560, 2060.0, Due.RETRY),
     ],
@@ -83,6 +94,13 @@ def test_a_hotkey_that_registers_again_starts_anew() -> None:
 def test_due(history: VerdictHistory, claim: Claim | None, block: int, now: float, why: Due | None) -> None:
     answer = due(history, claim, now, registered_at=0, block=block, now=now, interval_blocks=360, rounds=ROUNDS)
     assert answer is why
+
+
+@pytest.mark.parametrize(("registered_at", "why"), [(100, None), (101, Due.FIRST)])
+def test_a_proof_from_before_a_registration_is_none(registered_at: int, why: Due | None) -> None:
+    history = VerdictHistory(OK, OK)
+    rest = {"block": 150, "now": 1001.0, "interval_blocks": 360, "rounds": ROUNDS}
+    assert due(history, H200, 1001.0, registered_at=registered_at, **rest) is why
 
 
 def test_hardware_that_changed_during_a_lease_is_proven_when_it_is_free() -> None:
@@ -99,8 +117,8 @@ def test_hardware_that_changed_during_a_lease_is_proven_when_it_is_free() -> Non
             changed_at_block=changed_at_block,
         )
 
-    assert why(140) is Due.CHANGED
-    assert why(99) is None
+    assert why(101) is Due.CHANGED
+    assert why(100) is None
 
 
 def test_a_rented_machine_keeps_the_verdict_that_stood() -> None:
@@ -119,7 +137,10 @@ def test_a_rented_machine_keeps_the_verdict_that_stood() -> None:
     assert worth(VerdictHistory()) == Eligibility(ProofReason.RENTED)
     assert worth(VerdictHistory(refused, None, 1)) == Eligibility(ProofReason.RENTED)
     assert worth(VerdictHistory(FAILED, None, 1, 1)) == Eligibility(ProofReason.TIMEOUT)
-    assert worth(VerdictHistory(OK, OK), registered_at=150) == Eligibility(ProofReason.RENTED)
+    assert worth(VerdictHistory(OK, OK), registered_at=101) == Eligibility(ProofReason.RENTED)
+    assert worth(VerdictHistory(OK, OK), registered_at=100) == kept
+    assert worth(VerdictHistory(FAILED, None, 1, 1), registered_at=200) == Eligibility(ProofReason.TIMEOUT)
+    assert worth(VerdictHistory(FAILED, None, 1, 1), registered_at=201) == Eligibility(ProofReason.RENTED)
 
 
 def test_a_machine_that_is_back_is_proven_although_its_retries_are_used_up() -> None:
@@ -129,7 +150,7 @@ def test_a_machine_that_is_back_is_proven_although_its_retries_are_used_up() -> 
         return due(gone, claim, claimed_at, registered_at=0, block=201, now=2100.0, interval_blocks=360, rounds=ROUNDS)
 
     assert why(H200, claimed_at=2050.0) is Due.RETRY
-    assert why(H200, claimed_at=1999.0) is None
+    assert why(H200, claimed_at=2000.0) is None
     assert why(None, claimed_at=2050.0) is None
 
 
@@ -186,6 +207,12 @@ def test_an_address_is_his_who_answers_there(miners: list[Neuron]) -> None:
     assert both == {"validator": ProofReason.NOT_SERVING, "c": ProofReason.DUPLICATE_IP}
 
 
+def test_who_does_not_serve_and_we_ourselves_keep_no_address(miners: list[Neuron]) -> None:
+    miners[1] = replace(miners[1], ip=miners[0].ip)
+    miners[2] = replace(miners[2], ip=miners[3].ip, port=0)
+    assert reasons(miners) == {"validator": ProofReason.NOT_SERVING, "b": ProofReason.NOT_SERVING}
+
+
 def test_black_lists(miners: list[Neuron]) -> None:
     lists = AccessLists(blacklist_hotkeys=frozenset({"a"}), blacklist_coldkeys=frozenset({"cold-b"}))
     found = reasons(miners, lists=lists)
@@ -199,7 +226,8 @@ def test_old_versions_wait_for_the_quorum(miners: list[Neuron]) -> None:
     assert reasons(miners) == {"validator": ProofReason.NOT_SERVING}
     found = reasons(miners, updated_threshold_percent=30)
     assert found["a"] is found["b"] is ProofReason.OLD_VERSION
-    assert "b" not in reasons(miners, updated_threshold_percent=30, allow_unrecognized=True)
+    found = reasons(miners, updated_threshold_percent=30, allow_unrecognized=True)
+    assert found == {"validator": ProofReason.NOT_SERVING, "a": ProofReason.OLD_VERSION}
     white = AccessLists(whitelist_hotkeys=frozenset({"a"}))
     assert "a" not in reasons(miners, updated_threshold_percent=30, lists=white)
 
