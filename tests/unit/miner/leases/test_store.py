@@ -17,6 +17,7 @@ from compute.miner.leases.states import DRAINING, HOLDING, LeaseState, may_move
 from compute.miner.leases.store import Lease, LeaseSecrets, LeaseStore, Owner
 from compute.miner.runtimes.base import Limits
 from compute.wire.keys import SecretBox, SessionKey
+from compute.wire.receipts import Receipt
 from compute.wire.terms import LeaseKind
 
 ALICE, BOB = Owner("5Alice", "pem a"), Owner("5Bob", "pem b")
@@ -64,6 +65,37 @@ def test_a_stranger_learns_no_more_of_the_end_than_a_day(store: LeaseStore) -> N
     with pytest.raises(LeaseError) as refused:
         store.reserve(lease_of(BOB), SECRETS, now=0)
     assert refused.value.retry_after_seconds == 86_400
+
+
+def test_nobody_is_told_to_ask_again_within_a_second(store: LeaseStore) -> None:
+    store.reserve(lease_of(ALICE, end=100), SECRETS, now=0)
+    with pytest.raises(LeaseError) as refused:
+        store.reserve(lease_of(BOB), SECRETS, now=99.5)
+    assert refused.value.retry_after_seconds == 1.0
+
+
+def test_what_is_told_of_a_lease_is_kept(store: LeaseStore) -> None:
+    lease_id = store.reserve(lease_of(), SECRETS, now=0).lease_id
+    store.move(lease_id, LeaseState.STARTING)
+    up = store.move(lease_id, LeaseState.ACTIVE, port=4444, activated_at=5.0)
+    assert up is not None
+    assert (up.state, up.port, up.activated_at) == (LeaseState.ACTIVE, 4444, 5.0)
+    receipt = Receipt("5Validator", "5Miner", "SHA256:" + "A" * 43, 4444, 1_700_000_000, "0x" + "ab" * 64)
+    store.set_end(lease_id, 200.0)
+    store.set_receipt(lease_id, receipt)
+    store.set_secrets(lease_id, replace(SECRETS, terminal_key="ssh-ed25519 TERMINAL"))
+    assert store.holder() == replace(up, ends_at=200.0, receipt=receipt)
+    assert store.secrets(lease_id) == replace(SECRETS, terminal_key="ssh-ed25519 TERMINAL")
+    # A later move leaves what it does not name.
+    assert store.move(lease_id, LeaseState.PAUSED) == replace(
+        up, state=LeaseState.PAUSED, ends_at=200.0, receipt=receipt
+    )
+
+
+def test_an_unknown_lease_has_no_connection_data(store: LeaseStore) -> None:
+    assert store.get("unknown") is None
+    with pytest.raises(StoreError, match="no connection data"):
+        store.secrets("unknown")
 
 
 def test_asking_again_gives_the_same_lease(store: LeaseStore) -> None:
