@@ -85,6 +85,47 @@ def test_wrong_numbers_are_refused_with_a_short_text(part: str, key: str, value:
 
 
 @pytest.mark.parametrize(
+    ("part", "key", "most"),
+    [
+        ("cpu", "count", 65_536),
+        ("gpu", "count", 65_536),
+        ("gpu", "capacity", 1 << 60),
+        ("hard_disk", "capacity", 1 << 60),
+        ("ram", "capacity", 1 << 60),
+    ],
+)
+def test_a_number_is_taken_up_to_its_bound(part: str, key: str, most: int) -> None:
+    wire: Any = DeviceRequirement.from_wire({part: {key: most}}).to_wire()
+    assert wire[part][key] == most
+    with pytest.raises(LeaseError, match=f"not a whole number from 0 to {most}"):
+        DeviceRequirement.from_wire({part: {key: most + 1}})
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (-1, "-1"),
+        (1 << 60, str(1 << 60)),
+        ((1 << 60) + 1, "a huge number"),
+        (True, "True"),
+        (1.5, "1.5"),
+        ([1], "a list"),
+    ],
+)
+def test_a_refusal_shows_what_came(value: object, shown: str) -> None:
+    with pytest.raises(LeaseError) as refused:
+        DeviceRequirement.from_wire({"cpu": {"count": value}})
+    assert str(refused.value) == f"cpu.count is {shown}, not a whole number from 0 to 65536"
+
+
+def test_a_gpu_s_type_is_printable_text_of_64_characters() -> None:
+    assert DeviceRequirement.from_wire({"gpu": {"type": " L4 ".ljust(64)}}).gpu_type == "L4"
+    for bad in ("x" * 65, "L4\n"):
+        with pytest.raises(LeaseError, match=r"gpu\.type is .*, not printable text of at most 64 characters"):
+            DeviceRequirement.from_wire({"gpu": {"type": bad}})
+
+
+@pytest.mark.parametrize(
     "wire", [[], "x", 3, {"cpu": []}, {"gpu": 1}, {"ram": "x"}, {"gpu": {"type": 5}}, {"gpu": {"type": "x" * 65}}]
 )
 def test_wrong_shapes_are_refused(wire: Any) -> None:
@@ -141,6 +182,29 @@ def test_what_falls_short(requirement: DeviceRequirement, reason: Refusal | None
     assert (None if missing is None else missing.reason) is reason
 
 
+@pytest.mark.parametrize(
+    ("requirement", "text"),
+    [
+        (DeviceRequirement(cpu_count=9), "9 CPUs asked, 8 present"),
+        (DeviceRequirement(ram_bytes=33 << 30), "33.00 GiB of RAM asked, 32.00 GiB free"),
+        (DeviceRequirement(disk_bytes=1 << 40), "1024.00 GiB of disk asked, 512.00 GiB free"),
+        (DeviceRequirement(gpu_count=3), "3 GPUs asked, 2 present"),
+        (
+            DeviceRequirement(gpu_type="H100"),
+            "1 × 'H100' GPUs asked, present are: NVIDIA A100-SXM4-80GB, NVIDIA L4",
+        ),
+        (
+            DeviceRequirement(gpu_count=2, gpu_capacity_mib=81_921),
+            "2 GPUs of 81921 MiB asked, the largest present has 81920 MiB",
+        ),
+    ],
+)
+def test_what_falls_short_is_said_with_both_numbers(requirement: DeviceRequirement, text: str) -> None:
+    missing = shortfall(requirement, MACHINE)
+    assert missing is not None
+    assert missing.text == text
+
+
 def test_a_machine_without_gpus_serves_who_wants_none() -> None:
     bare = replace(MACHINE, gpus=())
     assert shortfall(DeviceRequirement(cpu_count=1), bare) is None
@@ -160,4 +224,6 @@ def test_what_does_not_fall_short_gets_its_gpus(requirement: DeviceRequirement) 
 def test_the_gpus_of_a_lease() -> None:
     assert [gpu.uuid for gpu in leased_gpus(DeviceRequirement(gpu_count=1, gpu_type="a100"), MACHINE)] == ["b"]
     assert [gpu.uuid for gpu in leased_gpus(DeviceRequirement(gpu_type="a100"), MACHINE)] == ["b"]
+    assert [gpu.uuid for gpu in leased_gpus(DeviceRequirement(gpu_capacity_mib=81_920), MACHINE)] == ["b"]
+    assert [gpu.uuid for gpu in leased_gpus(DeviceRequirement(gpu_count=2), MACHINE)] == ["a", "b"]
     assert leased_gpus(DeviceRequirement(cpu_count=1), MACHINE) == ()
