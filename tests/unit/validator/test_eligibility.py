@@ -47,7 +47,7 @@ def test_a_failure_keeps_the_last_verdict_for_the_retries() -> None:
         assert kept.is_paid
     fallen = paid(VerdictHistory(FAILED, OK, 4))
     assert fallen == Eligibility(ProofReason.TIMEOUT)
-    assert not fallen.is_paid
+    assert (fallen.is_paid, fallen.gpu, fallen.count) == (False, None, 0)
 
 
 def test_the_retry_window_ends_by_time_too() -> None:
