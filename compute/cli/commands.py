@@ -16,7 +16,7 @@ from compute.cli.parser import EXAMPLE_REQUIREMENT
 from compute.cli.requirement_text import parse_requirement
 from compute.cli.terminal import Runner, Terminal
 from compute.rental.market import Offer
-from compute.rental.records import GrantRecord
+from compute.rental.records import Allocation
 from compute.rental.service import RenterService
 from compute.wire.dockerfile import script_of
 from compute.wire.requirements import DeviceRequirement
@@ -69,13 +69,13 @@ def allocate_hotkey(context: Context) -> int:
     return _allocate(context, requirement_from(context.arguments), hotkey=context.arguments["hotkey"])
 
 
-def list_grants(context: Context) -> int:
+def list_allocations(context: Context) -> int:
     """List the allocations."""
-    records, now = context.service.grants(), context.clock.now()
+    allocations, now = context.service.allocations(), context.clock.now()
     if context.output.as_json:
-        context.output.data([views.grant_json(record, now) for record in records])
-    elif records:
-        context.output.table(views.GRANT_COLUMNS, views.grant_rows(records, now))
+        context.output.data([views.allocation_json(allocation, now) for allocation in allocations])
+    elif allocations:
+        context.output.table(views.ALLOCATION_COLUMNS, views.allocation_rows(allocations, now))
     else:
         context.output.note("no allocations yet; rent one with: register.py allocate --gpu L4")
     return Exit.OK
@@ -84,13 +84,14 @@ def list_grants(context: Context) -> int:
 def show(context: Context) -> int:
     """Show one allocation and whether it lives."""
     name = context.arguments["name"]
-    record, now = context.service.get(name), context.clock.now()
+    allocation, now = context.service.get(name), context.clock.now()
     with context.output.progress("asking the miner"):
         liveness = context.runner.run(context.service.liveness(name))
     if context.output.as_json:
-        context.output.data({**views.grant_json(record, now), "live": liveness.live, "detail": liveness.detail})
+        shown = views.allocation_json(allocation, now)
+        context.output.data({**shown, "live": liveness.live, "detail": liveness.detail})
     else:
-        context.output.pairs({**views.grant_pairs(record, now), "live": liveness.detail})
+        context.output.pairs({**views.allocation_pairs(allocation, now), "live": liveness.detail})
     return Exit.OK
 
 
@@ -126,18 +127,18 @@ def deallocate(context: Context) -> int:
     names, everything = list(context.arguments["names"]), context.arguments["all"]
     if bool(names) == everything:
         raise UsageError("deallocate takes either names or --all", next_step="See what there is: register.py list")
-    records = context.service.grants() if everything else [context.service.get(name) for name in names]
-    if not records:
+    allocations = context.service.allocations() if everything else [context.service.get(name) for name in names]
+    if not allocations:
         context.output.note("no allocations")
         return _done(context, [], "")
     verb = "forget" if context.arguments["forget"] else "give back"
-    _confirm(context, f"{verb} {', '.join(record.name for record in records)}? What is stored there is lost.")
+    _confirm(context, f"{verb} {', '.join(each.name for each in allocations)}? What is stored there is lost.")
     failed: int = Exit.OK
     gone: list[str] = []
-    for record in {record.name: record for record in records}.values():
-        code = _give_back(context, record)
+    for allocation in {each.name: each for each in allocations}.values():
+        code = _give_back(context, allocation)
         if code == Exit.OK:
-            gone.append(record.name)
+            gone.append(allocation.name)
         failed = failed or code
     _done(context, gone, "forgotten" if context.arguments["forget"] else "given back")
     return failed
@@ -155,21 +156,21 @@ def resume(context: Context) -> int:
 
 def restart(context: Context) -> int:
     """Restart a machine."""
-    record = context.service.get(context.arguments["name"])
-    _confirm(context, f"restart {record.name}? What runs on it ends.")
+    allocation = context.service.get(context.arguments["name"])
+    _confirm(context, f"restart {allocation.name}? What runs on it ends.")
     return _change(context, context.service.restart, "restarted")
 
 
 def extend(context: Context) -> int:
     """Let a lease last longer."""
-    record = context.service.get(context.arguments["name"])
-    with context.output.progress(f"asking the miner of {record.name}"):
-        record = context.runner.run(context.service.extend(record.name, days=context.arguments["days"]))
+    allocation = context.service.get(context.arguments["name"])
+    with context.output.progress(f"asking the miner of {allocation.name}"):
+        allocation = context.runner.run(context.service.extend(allocation.name, days=context.arguments["days"]))
     now = context.clock.now()
     if context.output.as_json:
-        context.output.data(views.grant_json(record, now))
+        context.output.data(views.allocation_json(allocation, now))
     else:
-        context.output.pairs(views.grant_pairs(record, now))
+        context.output.pairs(views.allocation_pairs(allocation, now))
     return Exit.OK
 
 
@@ -214,7 +215,7 @@ COMMANDS: Mapping[str, Callable[[Context], int]] = {
     "offers": offers,
     "allocate": allocate,
     "allocate-hotkey": allocate_hotkey,
-    "list": list_grants,
+    "list": list_allocations,
     "show": show,
     "ssh": ssh,
     "exec": execute,
@@ -284,7 +285,7 @@ def _explain(context: Context, requirement: DeviceRequirement) -> int:
 def _allocate(context: Context, requirement: DeviceRequirement, *, hotkey: str | None) -> int:
     arguments = context.arguments
     with context.output.progress("allocating") as phase:
-        record = context.runner.run(
+        allocation = context.runner.run(
             context.service.allocate(
                 requirement,
                 days=arguments["days"],
@@ -297,34 +298,35 @@ def _allocate(context: Context, requirement: DeviceRequirement, *, hotkey: str |
         )
     now = context.clock.now()
     if context.output.as_json:
-        context.output.data(views.grant_json(record, now))
+        context.output.data(views.allocation_json(allocation, now))
         return Exit.OK
-    context.output.pairs(views.grant_pairs(record, now))
-    if record.trusted_on_first_use:
+    context.output.pairs(views.allocation_pairs(allocation, now))
+    if allocation.trusted_on_first_use:
+        pinned = allocation.host_key
         context.output.note(
-            f"warning: this older miner named no host key; {record.host_key} answered first and is trusted from now on"
+            f"warning: this older miner named no host key; {pinned} answered first and is trusted from now on"
         )
-    context.output.note(f"log in with: register.py ssh {record.name}")
+    context.output.note(f"log in with: register.py ssh {allocation.name}")
     return Exit.OK
 
 
-def _give_back(context: Context, record: GrantRecord) -> int:
+def _give_back(context: Context, allocation: Allocation) -> int:
     try:
         if context.arguments["forget"]:
-            context.service.forget(record.name)
+            context.service.forget(allocation.name)
         else:
-            with context.output.progress(f"giving back {record.name}"):
-                context.runner.run(context.service.deallocate(record.name))
+            with context.output.progress(f"giving back {allocation.name}"):
+                context.runner.run(context.service.deallocate(allocation.name))
     except ComputeError as error:
-        return report(error, context.output, subject=record.name)
+        return report(error, context.output, subject=allocation.name)
     return Exit.OK
 
 
 def _change(context: Context, change: Callable[[str], Any], done: str) -> int:
-    record = context.service.get(context.arguments["name"])
-    with context.output.progress(f"asking the miner of {record.name}"):
-        context.runner.run(change(record.name))
-    return _done(context, [record.name], done)
+    allocation = context.service.get(context.arguments["name"])
+    with context.output.progress(f"asking the miner of {allocation.name}"):
+        context.runner.run(change(allocation.name))
+    return _done(context, [allocation.name], done)
 
 
 def _done(context: Context, what: Sequence[str], done: str) -> int:

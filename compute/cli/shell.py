@@ -124,10 +124,10 @@ class Shell(cmd.Cmd):
         self._command(commands.deallocate, arguments, repeat=f"register.py deallocate {shlex.join(names)} --yes")
 
     def do_list_a(self, rest: str) -> None:
-        self._command(commands.list_grants, {})
+        self._command(commands.list_allocations, {})
 
     def do_list_ah(self, rest: str) -> None:
-        hotkeys = [record.hotkey for record in self._context.service.grants()]
+        hotkeys = [record.hotkey for record in self._context.service.allocations()]
         if self._context.output.as_json:
             self._context.output.data(hotkeys)
             return

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from compute.base.clock import duration, utc
 from compute.base.console import Column
 from compute.rental.market import Offer
-from compute.rental.records import GrantRecord, Penalty
+from compute.rental.records import Allocation, Penalty
 from compute.rental.selection import Explanation
 from compute.wire.specs import MachineSpecs
 from compute.wire.terms import GIB, MIB_PER_GIB
 
-GRANT_COLUMNS = (
+ALLOCATION_COLUMNS = (
     Column("NAME"),
     Column("MACHINE"),
     Column("STATE"),
@@ -42,58 +42,58 @@ RANKING_COLUMNS = (
 PENALTY_COLUMNS = (Column("HOTKEY"), Column("SINCE", 1), Column("NOTE"))
 
 
-def grant_json(record: GrantRecord, now: float) -> dict[str, object]:
+def allocation_json(allocation: Allocation, now: float) -> dict[str, object]:
     """One allocation for programs."""
     return {
-        "name": record.name,
-        "hotkey": record.hotkey,
-        "machine": record.machine,
-        "state": grant_state(record, now),
-        "host": record.peer.ip,
-        "port": record.port,
-        "username": record.username,
-        "host_key": record.host_key,
-        "trusted_on_first_use": record.trusted_on_first_use,
-        "requirement": record.requirement,
-        "created_at": utc(record.created_at),
-        "ends_at": utc(record.ends_at),
+        "name": allocation.name,
+        "hotkey": allocation.hotkey,
+        "machine": allocation.machine,
+        "state": allocation_state(allocation, now),
+        "host": allocation.peer.ip,
+        "port": allocation.login and allocation.login.port,
+        "username": allocation.login and allocation.login.username,
+        "host_key": allocation.host_key,
+        "trusted_on_first_use": allocation.trusted_on_first_use,
+        "requirement": allocation.requirement,
+        "created_at": utc(allocation.created_at),
+        "ends_at": utc(allocation.ends_at),
     }
 
 
-def grant_rows(records: Sequence[GrantRecord], now: float) -> list[list[str]]:
-    """Rows for ``GRANT_COLUMNS``."""
+def allocation_rows(allocations: Sequence[Allocation], now: float) -> list[list[str]]:
+    """Rows for ``ALLOCATION_COLUMNS``."""
     return [
         [
-            record.name,
-            record.machine,
-            grant_state(record, now),
-            duration(record.ends_at - now),
-            _login(record),
-            record.hotkey,
-            utc(record.created_at),
+            allocation.name,
+            allocation.machine,
+            allocation_state(allocation, now),
+            duration(allocation.ends_at - now),
+            _login(allocation),
+            allocation.hotkey,
+            utc(allocation.created_at),
         ]
-        for record in records
+        for allocation in allocations
     ]
 
 
-def grant_pairs(record: GrantRecord, now: float) -> dict[str, str]:
+def allocation_pairs(allocation: Allocation, now: float) -> dict[str, str]:
     """One allocation in full, for people."""
-    host_key = record.host_key or "not known yet"
+    host_key = allocation.host_key or "not known yet"
     return {
-        "name": record.name,
-        "state": grant_state(record, now),
-        "machine": record.machine,
-        "hotkey": record.hotkey,
-        "ssh": _login(record),
-        "host key": f"{host_key} (trusted on first use)" if record.trusted_on_first_use else host_key,
-        "since": utc(record.created_at),
-        "ends": f"{utc(record.ends_at)} (in {duration(record.ends_at - now)})",
+        "name": allocation.name,
+        "state": allocation_state(allocation, now),
+        "machine": allocation.machine,
+        "hotkey": allocation.hotkey,
+        "ssh": _login(allocation),
+        "host key": f"{host_key} (trusted on first use)" if allocation.trusted_on_first_use else host_key,
+        "since": utc(allocation.created_at),
+        "ends": f"{utc(allocation.ends_at)} (in {duration(allocation.ends_at - now)})",
     }
 
 
-def grant_state(record: GrantRecord, now: float) -> str:
-    """The state on record, or ``ended`` once the lease's time is over."""
-    return "ended" if record.ends_at <= now else record.state.value
+def allocation_state(allocation: Allocation, now: float) -> str:
+    """The state on allocation, or ``ended`` once the lease's time is over."""
+    return "ended" if allocation.ends_at <= now else allocation.state.value
 
 
 def offer_json(offer: Offer) -> dict[str, object]:
@@ -154,8 +154,9 @@ def penalty_rows(penalties: Sequence[Penalty]) -> list[list[str]]:
     return [[penalty.hotkey, utc(penalty.since), penalty.note] for penalty in penalties]
 
 
-def _login(record: GrantRecord) -> str:
-    return "-" if record.port is None else f"{record.username}@{record.peer.ip}:{record.port}"
+def _login(allocation: Allocation) -> str:
+    login = allocation.login
+    return "-" if login is None else f"{login.username}@{allocation.peer.ip}:{login.port}"
 
 
 def _machine_cells(specs: MachineSpecs | None) -> list[str]:

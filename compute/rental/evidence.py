@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from compute.base.errors import SshError
 from compute.base.store import Database
-from compute.rental.records import GrantState, Penalty, make_tables, read_penalties
+from compute.rental.records import AllocationState, Penalty, make_tables, read_penalties
 from compute.rental.remote import HostKeys
 from compute.wire.keys import fingerprint
 
@@ -48,7 +48,7 @@ class RentalEvidence:
         rows = self._database.query(
             "SELECT hotkey, ip, ssh_port, host_key, state, created_at, ends_at FROM renter_grant"
             " WHERE state IN (?, ?) AND ends_at > ? AND ssh_port IS NOT NULL AND host_key IS NOT NULL",
-            (GrantState.ACTIVE.value, GrantState.PAUSED.value, now),
+            (AllocationState.ACTIVE.value, AllocationState.PAUSED.value, now),
         )
         return [
             Rental(
@@ -56,7 +56,7 @@ class RentalEvidence:
                 row["ip"],
                 row["ssh_port"],
                 row["host_key"],
-                row["state"] == GrantState.PAUSED.value,
+                row["state"] == AllocationState.PAUSED.value,
                 since=row["created_at"],
                 until=row["ends_at"],
             )

@@ -42,7 +42,7 @@ class RentalKeeper:
             return
         renter = self._renter()
         until = renter.receipts()
-        for record in renter.grants():
+        for record in renter.allocations():
             if record.host_key not in wanting:
                 continue
             good_until = until.get(record.host_key, 0.0)
@@ -64,6 +64,6 @@ class RentalKeeper:
             StoreError: as ``renew``.
         """
         renter = self._renter()
-        for record in renter.grants():
+        for record in renter.allocations():
             if record.host_key == rental.host_key:
                 await renter.deallocate(record.name)

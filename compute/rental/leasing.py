@@ -9,7 +9,7 @@ from compute.base.clock import Clock
 from compute.base.errors import CallError, ComputeError, HostKeyMismatch, LeaseError, SshError
 from compute.base.reasons import Refusal
 from compute.rental.market import Offer
-from compute.rental.records import GrantRecord, GrantState, RenterStore
+from compute.rental.records import Allocation, AllocationState, RenterStore
 from compute.rental.remote import Remote
 from compute.wire.keys import fingerprint
 from compute.wire.lease_client import AllocationClient, LeaseKeys, run_to_end
@@ -57,8 +57,8 @@ class Leasing:
         allow_unpinned: bool,
         dockerfile: str,
         on_phase: Phase,
-    ) -> GrantRecord:
-        """Lease one machine, log in once, and return its record.
+    ) -> Allocation:
+        """Lease one machine, log in once, and return its allocation.
 
         The record is written before the miner is asked, so that a crash in between leaves something to deallocate.
         Nothing stays leased unless this returns; what could not be given back stays on record.
@@ -71,85 +71,86 @@ class Leasing:
             raise LeaseError(Refusal.BUSY, f"you already rent the machine of {hotkey}")
         await self._client.check(offer.peer, requirement, days=days)
         now = self._clock.now()
-        record = GrantRecord(
+        allocation = Allocation(
             name=name,
             peer=offer.peer,
-            state=GrantState.STARTING,
+            state=AllocationState.STARTING,
             machine=offer.describe(),
             requirement=requirement.to_wire(),
             created_at=now,
             ends_at=now + days * SECONDS_PER_DAY,
             keys=await LeaseKeys.generate(),
         )
-        self._store.save(record)
+        self._store.save(allocation)
         try:
             on_phase("starting the machine" + (" and taking its steps" if dockerfile else ""))
-            grant = await self._client.allocate(
+            login = await self._client.allocate(
                 offer.peer,
                 requirement,
                 days=days,
-                keys=record.keys,
+                keys=allocation.keys,
                 allow_unpinned=allow_unpinned,
                 dockerfile=dockerfile,
             )
-            record = record.granted(grant)
-            self._store.save(record)
+            ends_at = self._clock.now() + days * SECONDS_PER_DAY
+            allocation = replace(allocation, state=AllocationState.ACTIVE, login=login, ends_at=ends_at)
+            self._store.save(allocation)
             on_phase("logging in")
-            record = await self._log_in(record)
-            self._store.save(record)
-            await self.give_receipt(record, on_phase)
+            allocation = await self._log_in(allocation)
+            self._store.save(allocation)
+            await self.give_receipt(allocation, on_phase)
         except BaseException as error:
-            await run_to_end(self._abandon(record, error, on_phase))
+            await run_to_end(self._abandon(allocation, error, on_phase))
             raise
         self._store.note_outcome(hotkey, now, good=True)
-        return record
+        return allocation
 
-    async def give_receipt(self, record: GrantRecord, on_phase: Phase = lambda phase: None) -> None:
+    async def give_receipt(self, allocation: Allocation, on_phase: Phase = lambda phase: None) -> None:
         """Give the miner a receipt, so that other validators see the rental. A miner that takes none is no failure."""
         try:
-            await self.hand_over(record)
+            await self.hand_over(allocation)
         except (LeaseError, CallError) as error:
             on_phase(f"the miner took no receipt, so other validators cannot see the rental: {error}")
 
-    async def hand_over(self, record: GrantRecord) -> None:
-        """Sign a receipt for the lease of ``record`` and give it to the miner.
+    async def hand_over(self, allocation: Allocation) -> None:
+        """Sign a receipt for the lease of ``allocation`` and give it to the miner.
 
         Raises:
             LeaseError, CallError: the miner did not take it.
             StoreError: that it did could not be recorded.
         """
-        grant = record.grant()
-        if self._issuer is None or grant.host_key is None:
+        login = allocation.require_login()
+        if self._issuer is None or login.host_key is None:
             return
-        receipt = self._issuer().issue(grant.peer.hotkey, grant.host_key, grant.port, grant.ends_at)
-        await self._client.hand_receipt(grant, receipt)
-        self._store.note_receipt(grant.host_key, receipt.until)
+        receipt = self._issuer().issue(allocation.hotkey, login.host_key, login.port, allocation.ends_at)
+        await self._client.hand_receipt(allocation.peer, allocation.keys, receipt)
+        self._store.note_receipt(login.host_key, receipt.until)
 
-    async def _abandon(self, record: GrantRecord, error: BaseException, on_phase: Phase) -> None:
+    async def _abandon(self, allocation: Allocation, error: BaseException, on_phase: Phase) -> None:
         """Give back what may be held, and drop the record unless the miner still holds it or does not answer."""
         refused = isinstance(error, LeaseError) and error.reason not in _MAYBE_HELD
         try:
             if not refused:
-                await self._client.deallocate(record.peer, record.keys)
+                await self._client.deallocate(allocation.peer, allocation.keys)
         except (LeaseError, CallError) as failure:
-            on_phase(f"could not give {record.name} back, it stays on the list: {failure}")
+            on_phase(f"could not give {allocation.name} back, it stays on the list: {failure}")
         else:
-            self._store.delete(record.name)
+            self._store.delete(allocation.name)
         if isinstance(error, ComputeError):
-            self._store.note_outcome(record.hotkey, record.created_at, good=False)
+            self._store.note_outcome(allocation.hotkey, allocation.created_at, good=False)
 
-    async def _log_in(self, record: GrantRecord) -> GrantRecord:
+    async def _log_in(self, allocation: Allocation) -> Allocation:
         """Log in once; where no host key was named and that was allowed, the one that answers is pinned from now on."""
-        grant = record.grant()
+        login = allocation.require_login()
         for attempt in range(1, LOGIN_ATTEMPTS + 1):
             try:
-                if grant.host_key is None:
+                if login.host_key is None:
                     line = await self._remote.host_key_line(
-                        grant.host, grant.port, timeout_seconds=LOGIN_TIMEOUT_SECONDS
+                        allocation.peer.ip, login.port, timeout_seconds=LOGIN_TIMEOUT_SECONDS
                     )
-                    record = replace(record, host_key=fingerprint(line), trusted_on_first_use=True)
-                    grant = record.grant()
-                await self._remote.run(grant, ["true"], timeout_seconds=LOGIN_TIMEOUT_SECONDS)
+                    login = replace(login, host_key=fingerprint(line))
+                    allocation = replace(allocation, login=login, trusted_on_first_use=True)
+                await self._remote.run(allocation, ["true"], timeout_seconds=LOGIN_TIMEOUT_SECONDS)
                 break
             except HostKeyMismatch:
                 raise
@@ -157,4 +158,4 @@ class Leasing:
                 if attempt == LOGIN_ATTEMPTS:
                     raise
                 await self._clock.sleep(LOGIN_RETRY_SECONDS)
-        return record
+        return allocation

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from sqlite3 import Row
 
 from compute.base.errors import LeaseError, StoreError
 from compute.base.reasons import Refusal
 from compute.base.store import Database
-from compute.wire.keys import RenterKey, SecretBox, SessionKey
-from compute.wire.lease_client import Grant, LeaseKeys
+from compute.wire.keys import LoginInfo, RenterKey, SecretBox, SessionKey
+from compute.wire.lease_client import LeaseKeys
 from compute.wire.peer import Peer
 
 _SCHEMA = (
@@ -45,7 +45,7 @@ _SCHEMA = (
 )
 
 
-class GrantState(str, Enum):
+class AllocationState(str, Enum):
     """Where an allocation stands as far as this side knows; the miner is the one that decides."""
 
     STARTING = "starting"
@@ -54,62 +54,43 @@ class GrantState(str, Enum):
 
 
 @dataclass(frozen=True)
-class GrantRecord:
-    """One allocation under its memorable name. Times are Unix seconds.
+class Allocation:
+    """A lease that this renter holds, under its memorable name. Times are Unix seconds by this side's clock.
 
-    ``username`` and ``port`` (of SSH) are ``None`` while it is starting. ``trusted_on_first_use``: an older miner named
-    no host key, so ``host_key`` is the one that answered first.
+    ``login`` is ``None`` while it is starting. ``trusted_on_first_use``: an older miner named no host key, so the one
+    in ``login`` is the one that answered first.
     """
 
     name: str
     peer: Peer
-    state: GrantState
+    state: AllocationState
     machine: str
     requirement: Mapping[str, object]
     created_at: float
     ends_at: float
     keys: LeaseKeys = field(repr=False)
-    username: str | None = None
-    port: int | None = None
-    host_key: str | None = None
+    login: LoginInfo | None = None
     trusted_on_first_use: bool = False
-    password: str | None = field(default=None, repr=False)
 
     @property
     def hotkey(self) -> str:
         """The miner's hotkey."""
         return self.peer.hotkey
 
-    def granted(self, grant: Grant) -> GrantRecord:
-        """This record once the miner has granted it."""
-        return replace(
-            self,
-            state=GrantState.ACTIVE,
-            ends_at=grant.ends_at,
-            keys=grant.keys,
-            username=grant.username,
-            port=grant.port,
-            host_key=grant.host_key,
-            password=grant.password,
-        )
+    @property
+    def host_key(self) -> str | None:
+        """``SHA256:…`` of the machine's SSH host key, or ``None`` while none is known."""
+        return self.login.host_key if self.login is not None else None
 
-    def grant(self) -> Grant:
-        """What the allocation client works with.
+    def require_login(self) -> LoginInfo:
+        """How to log in.
 
         Raises:
-            LeaseError: ``starting``: the miner has not said yet how to log in.
+            LeaseError: ``starting``: the miner has not said yet.
         """
-        if self.username is None or self.port is None:
+        if self.login is None:
             raise LeaseError(Refusal.STARTING, f"{self.name} never came up: its allocation was cut short")
-        return Grant(
-            peer=self.peer,
-            username=self.username,
-            port=self.port,
-            host_key=self.host_key,
-            ends_at=self.ends_at,
-            password=self.password,
-            keys=self.keys,
-        )
+        return self.login
 
 
 @dataclass(frozen=True)
@@ -155,40 +136,41 @@ class RenterStore:
         self._database = database
         self._box = box
 
-    def save(self, record: GrantRecord) -> None:
-        """Write or overwrite the record of that name.
+    def save(self, allocation: Allocation) -> None:
+        """Write or overwrite the allocation of that name.
 
         Raises:
             StoreError: it cannot be written.
         """
+        login, keys = allocation.login, allocation.keys
         secrets = {
-            "owner": record.keys.owner.private_pem,
-            "owner_public": record.keys.owner.public_pem,
-            "session": record.keys.session.private_openssh,
-            "session_public": record.keys.session.public_line,
-            "password": record.password,
+            "owner": keys.owner.private_pem,
+            "owner_public": keys.owner.public_pem,
+            "session": keys.session.private_openssh,
+            "session_public": keys.session.public_line,
+            "password": login and login.password,
         }
         row = (
-            record.name,
-            record.peer.hotkey,
-            record.peer.ip,
-            record.peer.port,
-            record.state.value,
-            record.machine,
-            json.dumps(record.requirement),
-            record.created_at,
-            record.ends_at,
-            record.username,
-            record.port,
-            record.host_key,
-            int(record.trusted_on_first_use),
+            allocation.name,
+            allocation.peer.hotkey,
+            allocation.peer.ip,
+            allocation.peer.port,
+            allocation.state.value,
+            allocation.machine,
+            json.dumps(allocation.requirement),
+            allocation.created_at,
+            allocation.ends_at,
+            login and login.username,
+            login and login.port,
+            allocation.host_key,
+            int(allocation.trusted_on_first_use),
             self._box.seal(json.dumps(secrets).encode()),
         )
         with self._database.transaction() as connection:
             connection.execute(f"INSERT OR REPLACE INTO renter_grant VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
 
     def delete(self, name: str) -> None:
-        """Forget that record; idempotent."""
+        """Forget that allocation; idempotent."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM renter_grant WHERE name = ?", (name,))
             connection.execute(
@@ -204,22 +186,22 @@ class RenterStore:
         """The miners that hold an allocation of ours."""
         return {str(row["hotkey"]) for row in self._database.query("SELECT hotkey FROM renter_grant")}
 
-    def all(self) -> list[GrantRecord]:
+    def all(self) -> list[Allocation]:
         """Every allocation, oldest first.
 
         Raises:
             StoreError: also where the key file is not the one that sealed the secrets.
         """
         rows = self._database.query("SELECT * FROM renter_grant ORDER BY created_at, name")
-        return [self._record(row) for row in rows]
+        return [self._allocation(row) for row in rows]
 
-    def find(self, name_or_hotkey: str) -> GrantRecord | None:
+    def find(self, name_or_hotkey: str) -> Allocation | None:
         """The allocation of that name, or on that miner."""
         rows = self._database.query(
             "SELECT * FROM renter_grant WHERE name = ? OR hotkey = ? ORDER BY name = ? DESC, created_at DESC",
             (name_or_hotkey, name_or_hotkey, name_or_hotkey),
         )
-        return self._record(rows[0]) if rows else None
+        return self._allocation(rows[0]) if rows else None
 
     def note_receipt(self, host_key: str, until: float) -> None:
         """Record that the miner of the lease with this host key has a receipt, good until ``until``."""
@@ -263,12 +245,20 @@ class RenterStore:
             for row in self._database.query("SELECT * FROM renter_history")
         }
 
-    def _record(self, row: Row) -> GrantRecord:
+    def _allocation(self, row: Row) -> Allocation:
         secrets = self._open(row["name"], row["secrets"])
-        return GrantRecord(
+        login = None
+        if row["username"] is not None and row["ssh_port"] is not None:
+            login = LoginInfo(
+                username=row["username"],
+                port=row["ssh_port"],
+                host_key=row["host_key"],
+                password=secrets["password"],
+            )
+        return Allocation(
             name=row["name"],
             peer=Peer(hotkey=row["hotkey"], ip=row["ip"], port=row["axon_port"]),
-            state=GrantState(row["state"]),
+            state=AllocationState(row["state"]),
             machine=row["machine"],
             requirement=json.loads(row["requirement"]),
             created_at=row["created_at"],
@@ -277,11 +267,8 @@ class RenterStore:
                 owner=RenterKey(public_pem=secrets["owner_public"], private_pem=secrets["owner"]),
                 session=SessionKey(public_line=secrets["session_public"], private_openssh=secrets["session"]),
             ),
-            username=row["username"],
-            port=row["ssh_port"],
-            host_key=row["host_key"],
+            login=login,
             trusted_on_first_use=bool(row["trusted_on_first_use"]),
-            password=secrets["password"],
         )
 
     def _open(self, name: str, sealed: bytes) -> dict[str, str]:

@@ -23,17 +23,17 @@ from compute.base.options import kinds
 from compute.rental.leasing import LOGIN_TIMEOUT_SECONDS, Leasing, Phase
 from compute.rental.market import Market, Offer
 from compute.rental.names import MAX_NAME_CHARACTERS, is_name, new_name
-from compute.rental.records import GrantRecord, GrantState, Penalty, RenterStore
+from compute.rental.records import Allocation, AllocationState, Penalty, RenterStore
 from compute.rental.remote import Remote
 from compute.rental.selection import Explanation, Proven
 from compute.rental.ssh_command import SshTarget, ssh_invocation
 from compute.wire.answers import SignedAnswers
-from compute.wire.keys import check_public_line, fingerprint
+from compute.wire.keys import SessionKey, check_public_line, fingerprint
 from compute.wire.lease_client import AllocationClient
 from compute.wire.peer import Caller
 from compute.wire.receipts import Issuer
 from compute.wire.requirements import DeviceRequirement
-from compute.wire.terms import DEFAULT_DAYS, DEFAULT_HOTKEY_DAYS, MAX_DAYS, Change, KeyLine
+from compute.wire.terms import DEFAULT_DAYS, DEFAULT_HOTKEY_DAYS, MAX_DAYS, SECONDS_PER_DAY, Change, KeyLine
 
 if TYPE_CHECKING:
     from compute.base.ssh import CommandResult
@@ -113,8 +113,8 @@ class RenterService:
         dockerfile: str = "",
         seed: int | None = None,
         on_phase: Phase = lambda phase: None,
-    ) -> GrantRecord:
-        """Lease a machine, log in once, and return its record.
+    ) -> Allocation:
+        """Lease a machine, log in once, and return its allocation.
 
         Without ``hotkey`` the miners are ranked and tried in that order, at most ``MAX_ATTEMPTS``. Nothing stays
         leased unless this returns.
@@ -162,7 +162,7 @@ class RenterService:
             raise failures[0]
         raise NotFound(f"none of the {len(failures)} machines tried could be leased: {'; '.join(map(str, failures))}")
 
-    def grants(self) -> list[GrantRecord]:
+    def allocations(self) -> list[Allocation]:
         """Every allocation on record, oldest first. Asks nobody.
 
         Raises:
@@ -170,17 +170,17 @@ class RenterService:
         """
         return self._store.all()
 
-    def get(self, name: str) -> GrantRecord:
+    def get(self, name: str) -> Allocation:
         """The allocation of that name, or on the miner of that hotkey.
 
         Raises:
             NotFound: there is none.
         """
-        record = self._store.find(name)
-        if record is None:
+        allocation = self._store.find(name)
+        if allocation is None:
             known = ", ".join(sorted(self._store.names())) or "none yet"
             raise NotFound(f"no allocation {name!r}; there are: {known}")
-        return record
+        return allocation
 
     async def liveness(self, name: str) -> Liveness:
         """Ask the miner whether the allocation still lives.
@@ -188,9 +188,9 @@ class RenterService:
         Raises:
             NotFound: no such allocation.
         """
-        record = self.get(name)
+        allocation = self.get(name)
         try:
-            live = await self._asking(record, lambda here: self._client.owns(here.peer, here.keys))
+            live = await self._asking(allocation, lambda here: self._client.owns(here.peer, here.keys))
         except (LeaseError, CallError) as error:
             return Liveness(None, str(error))
         return Liveness(live, "the miner confirms it" if live else "the miner no longer holds it")
@@ -206,7 +206,7 @@ class RenterService:
         """
         if not argv:
             raise UsageError("no command to run")
-        return await self._remote.run(self._running(name).grant(), argv, timeout_seconds=timeout_seconds)
+        return await self._remote.run(self._running(name), argv, timeout_seconds=timeout_seconds)
 
     async def ssh(self, name: str, command: Sequence[str] = ()) -> AbstractContextManager[list[str]]:
         """The argument list of the system's ssh for the machine; its key files last as long as the returned context.
@@ -214,15 +214,15 @@ class RenterService:
         Raises:
             UsageError, NotFound, LeaseError, SshError: as :meth:`execute`.
         """
-        record = self._running(name)
-        grant = record.grant()
-        line = await self._remote.host_key_line(grant.host, grant.port, timeout_seconds=LOGIN_TIMEOUT_SECONDS)
-        if fingerprint(line) != grant.host_key:
+        allocation = self._running(name)
+        host, login = allocation.peer.ip, allocation.require_login()
+        line = await self._remote.host_key_line(host, login.port, timeout_seconds=LOGIN_TIMEOUT_SECONDS)
+        if fingerprint(line) != login.host_key:
             raise HostKeyMismatch(
-                f"{grant.host}:{grant.port}: host key {fingerprint(line)} instead of the pinned {grant.host_key}"
+                f"{host}:{login.port}: host key {fingerprint(line)} instead of the pinned {login.host_key}"
             )
-        target = SshTarget(grant.host, grant.port, grant.username, line)
-        return ssh_invocation(target, record.keys.session.private_openssh, command)
+        target = SshTarget(host, login.port, login.username, line)
+        return ssh_invocation(target, allocation.keys.session.private_openssh, command)
 
     async def deallocate(self, name: str) -> None:
         """End the lease and forget it. A miner that no longer holds it counts as a success.
@@ -232,9 +232,9 @@ class RenterService:
             LeaseError: the miner keeps it; the record stays.
             CallError: no answer; the record stays, see :meth:`forget`.
         """
-        record = self.get(name)
-        await self._asking(record, lambda here: self._client.deallocate(here.peer, here.keys))
-        self._store.delete(record.name)
+        allocation = self.get(name)
+        await self._asking(allocation, lambda here: self._client.deallocate(here.peer, here.keys))
+        self._store.delete(allocation.name)
 
     def forget(self, name: str) -> None:
         """Drop the record without telling the miner, for one that will never answer again.
@@ -250,7 +250,7 @@ class RenterService:
         Raises:
             NotFound, LeaseError, CallError: as :meth:`deallocate`.
         """
-        await self._change(name, Change.PAUSE, GrantState.PAUSED)
+        await self._change(name, Change.PAUSE, AllocationState.PAUSED)
 
     async def resume(self, name: str) -> None:
         """Thaw a paused machine.
@@ -258,7 +258,7 @@ class RenterService:
         Raises:
             NotFound, LeaseError, CallError: as :meth:`deallocate`.
         """
-        await self._change(name, Change.UNPAUSE, GrantState.ACTIVE)
+        await self._change(name, Change.UNPAUSE, AllocationState.ACTIVE)
 
     async def restart(self, name: str) -> None:
         """Restart the machine; its lease, host key and login stay.
@@ -266,22 +266,23 @@ class RenterService:
         Raises:
             NotFound, LeaseError, CallError: as :meth:`deallocate`.
         """
-        await self._change(name, Change.RESTART, GrantState.ACTIVE)
+        await self._change(name, Change.RESTART, AllocationState.ACTIVE)
 
-    async def extend(self, name: str, *, days: int) -> GrantRecord:
-        """Let the lease last at least ``days`` from now; returns the record with its new end.
+    async def extend(self, name: str, *, days: int) -> Allocation:
+        """Let the lease last at least ``days`` from now; returns it with its new end.
 
         Raises:
             UsageError: the days make no sense.
             NotFound, LeaseError, CallError: as :meth:`deallocate`.
         """
         days = _valid_days(days)
-        record = self.get(name)
-        grant = await self._asking(record, lambda here: self._client.extend(here.grant(), days=days))
-        record = replace(record, peer=grant.peer, ends_at=grant.ends_at)
-        self._store.save(record)
-        await self._leasing.give_receipt(record)
-        return record
+        allocation = self._came_up(name)
+        await self._asking(allocation, lambda here: self._client.extend(here.peer, here.keys, days=days))
+        ends_at = max(allocation.ends_at, self._clock.now() + days * SECONDS_PER_DAY)
+        allocation = replace(self.get(allocation.name), ends_at=ends_at)
+        self._store.save(allocation)
+        await self._leasing.give_receipt(allocation)
+        return allocation
 
     async def renew_receipt(self, name: str) -> None:
         """Give the miner a fresh receipt of the allocation (see ``compute.wire.receipts``).
@@ -301,9 +302,11 @@ class RenterService:
         Raises:
             NotFound, LeaseError, CallError: as :meth:`deallocate`.
         """
-        record = self.get(name)
-        grant = await self._asking(record, lambda here: self._client.renew_session_key(here.grant()))
-        self._store.save(replace(record, peer=grant.peer, keys=grant.keys))
+        allocation, session = self._came_up(name), SessionKey.generate()
+        line = session.public_line
+        await self._asking(allocation, lambda here: self._client.exchange_key(here.peer, here.keys, line))
+        keys = replace(allocation.keys, session=session)
+        self._store.save(replace(self.get(allocation.name), keys=keys))
 
     async def install_terminal_key(self, name: str, public_line: str) -> None:
         """Let a key of one's own log in too: line 2 of the machine's ``authorized_keys``.
@@ -316,7 +319,9 @@ class RenterService:
             line = check_public_line(public_line)
         except LeaseError as error:
             raise UsageError(str(error)) from None
-        await self._asking(self.get(name), lambda here: self._client.exchange_key(here.grant(), line, KeyLine.TERMINAL))
+        await self._asking(
+            self._came_up(name), lambda here: self._client.exchange_key(here.peer, here.keys, line, KeyLine.TERMINAL)
+        )
 
     def penalize(self, hotkey: str, note: str = "") -> None:
         """Take no more machines from this miner when allocating by requirement.
@@ -339,29 +344,35 @@ class RenterService:
         """Every penalty, oldest first."""
         return self._store.penalties()
 
-    def _running(self, name: str) -> GrantRecord:
-        record = self.get(name)
-        if record.state is GrantState.PAUSED:
-            raise UsageError(f"{record.name} is paused", next_step=f"Thaw it first: register.py resume {record.name}")
-        return record
+    def _came_up(self, name: str) -> Allocation:
+        allocation = self.get(name)
+        allocation.require_login()
+        return allocation
 
-    async def _change(self, name: str, change: Change, state: GrantState) -> None:
-        record = self.get(name)
-        await self._asking(record, lambda here: self._client.change(here.grant(), change))
-        self._store.save(replace(self.get(record.name), state=state))
+    def _running(self, name: str) -> Allocation:
+        allocation = self._came_up(name)
+        if allocation.state is AllocationState.PAUSED:
+            resume = f"register.py resume {allocation.name}"
+            raise UsageError(f"{allocation.name} is paused", next_step=f"Thaw it first: {resume}")
+        return allocation
 
-    async def _asking(self, record: GrantRecord, work: Callable[[GrantRecord], Awaitable[T]]) -> T:
-        """Do ``work`` with the record; if nobody answers and the chain knows a new address, with that one."""
+    async def _change(self, name: str, change: Change, state: AllocationState) -> None:
+        allocation = self._came_up(name)
+        await self._asking(allocation, lambda here: self._client.change(here.peer, here.keys, change))
+        self._store.save(replace(self.get(allocation.name), state=state))
+
+    async def _asking(self, allocation: Allocation, work: Callable[[Allocation], Awaitable[T]]) -> T:
+        """Do ``work`` with the allocation; if nobody answers and the chain knows a new address, with that one."""
         try:
-            return await work(record)
+            return await work(allocation)
         except CallError:
             try:
-                peer = await self._market.locate(record.hotkey)
+                peer = await self._market.locate(allocation.hotkey)
             except ChainError:
                 peer = None
-            if peer is None or peer == record.peer:
+            if peer is None or peer == allocation.peer:
                 raise
-        moved = replace(record, peer=peer)
+        moved = replace(allocation, peer=peer)
         self._store.save(moved)
         return await work(moved)
 
@@ -375,10 +386,10 @@ class RenterService:
             raise UsageError(f"name {name!r} is taken by another allocation")
 
     def _require_new(self, hotkey: str) -> None:
-        record = self._store.find(hotkey)
-        if record is not None:
+        allocation = self._store.find(hotkey)
+        if allocation is not None:
             raise UsageError(
-                f"you rent the machine of {hotkey} already", next_step=f"See it: register.py show {record.name}"
+                f"you rent the machine of {hotkey} already", next_step=f"See it: register.py show {allocation.name}"
             )
 
     def _best(self, requirement: DeviceRequirement, offers: Sequence[Offer], seed: int | None) -> list[Offer]:

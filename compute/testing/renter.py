@@ -11,8 +11,8 @@ from compute.base.reasons import Refusal
 from compute.base.ssh import CommandResult
 from compute.chain.subtensor import Metagraph, Neuron
 from compute.protocol import Allocate, Specs
+from compute.rental.records import Allocation
 from compute.wire.keys import LoginInfo, SessionKey
-from compute.wire.lease_client import Grant
 from compute.wire.peer import Peer, S
 from compute.wire.receipts import Receipt
 from compute.wire.requirements import DeviceRequirement, shortfall
@@ -122,13 +122,13 @@ class FakeRemote:
         self._log_in()
         return next(miner.host_key.public_line for miner in self._subnet.miners.values() if miner.peer.ip == host)
 
-    async def run(self, grant: Grant, argv: Sequence[str], *, timeout_seconds: float) -> CommandResult:
+    async def run(self, allocation: Allocation, argv: Sequence[str], *, timeout_seconds: float) -> CommandResult:
         """``result`` of the command, if the keys are the right ones."""
         self._log_in()
-        miner = self._subnet.miners[grant.peer.hotkey]
-        if grant.host_key != miner.host_key.fingerprint:
+        miner = self._subnet.miners[allocation.hotkey]
+        if allocation.host_key != miner.host_key.fingerprint:
             raise HostKeyMismatch("somebody else answered")
-        if grant.keys.session.public_line not in (miner.user_key, miner.terminal_key):
+        if allocation.keys.session.public_line not in (miner.user_key, miner.terminal_key):
             raise SshError("login refused")
         self.commands.append(tuple(argv))
         return self.result(argv)

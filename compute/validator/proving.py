@@ -30,7 +30,7 @@ from compute.proof.models import Claim, MachineVerdict
 from compute.proof.session import Target, prove_batch
 from compute.validator.eligibility import Due, due
 from compute.validator.store import FactStore, SpecsFact, VerdictHistory
-from compute.wire.lease_client import AllocationClient
+from compute.wire.lease_client import AllocationClient, LeaseKeys
 from compute.wire.peer import Peer
 from compute.wire.requirements import DeviceRequirement
 from compute.wire.specs import claim_of, machine_of
@@ -259,19 +259,19 @@ def worker_on(client: AllocationClient, peer: Peer, claim: Claim) -> Callable[[]
 
     @contextlib.asynccontextmanager
     async def connect() -> AsyncIterator[Channel]:
-        requirement = DeviceRequirement(gpu_count=claim.count)
+        requirement, keys = DeviceRequirement(gpu_count=claim.count), await LeaseKeys.generate()
         # An older peer names no host key. A probe brings no secrets, and what it finds is checked by arithmetic.
         async with (
             client.rented(
-                peer, requirement, days=1, testing=True, allow_unpinned=True, start_seconds=_START_SECONDS
-            ) as grant,
+                peer, requirement, days=1, keys=keys, testing=True, allow_unpinned=True, start_seconds=_START_SECONDS
+            ) as login,
             ssh.connect(
-                grant.host,
-                grant.port,
-                username=grant.username,
-                pinned=grant.host_key,
-                private_key=grant.keys.session.private_openssh,
-                password=grant.password,
+                peer.ip,
+                login.port,
+                username=login.username,
+                pinned=login.host_key,
+                private_key=keys.session.private_openssh,
+                password=login.password,
                 timeout_seconds=_LOGIN_SECONDS,
             ) as session,
         ):

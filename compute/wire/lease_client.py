@@ -1,7 +1,7 @@
 """The renter's side of a lease: check → allocate → decrypt → … → deallocate; for the validator and for register.py.
 
-A miner's answer is hostile until parsed: whatever arrives, callers see a ``Grant``, a ``LeaseError`` with a reason, or
-a ``CallError``, and nothing else. Allocation is idempotent on the miner for one key, so a timeout or ``starting`` is
+A miner's answer is hostile until parsed: whatever arrives, callers see a ``LoginInfo``, a ``LeaseError`` with a reason,
+or a ``CallError``, and nothing else. Allocation is idempotent on the miner for one key, so a timeout or ``starting`` is
 answered by asking again; giving up, for whatever cause, takes down what may have been started.
 """
 
@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from compute.base.clock import Clock
@@ -20,11 +20,11 @@ from compute.base.reasons import Refusal
 from compute.protocol import Allocate
 from compute.wire.answers import SignedAnswers, accepted, open_info
 from compute.wire.dockerfile import STEPS_SECONDS
-from compute.wire.keys import RenterKey, SessionKey
+from compute.wire.keys import LoginInfo, RenterKey, SessionKey
 from compute.wire.peer import Caller, Peer
 from compute.wire.receipts import Receipt
 from compute.wire.requirements import DeviceRequirement
-from compute.wire.terms import PROBE_SECONDS, SECONDS_PER_DAY, Change, KeyLine
+from compute.wire.terms import Change, KeyLine
 
 _log = logging.getLogger(__name__)
 
@@ -51,30 +51,6 @@ class LeaseKeys:
         loop = asyncio.get_running_loop()
         owner = await loop.run_in_executor(None, RenterKey.generate)
         return cls(owner=owner, session=SessionKey.generate())
-
-
-@dataclass(frozen=True)
-class Grant:
-    """A live lease and what it takes to log in.
-
-    ``host_key`` is ``SHA256:…`` of the machine's SSH host key. It is ``None`` only where the caller allowed an older
-    miner that names none: then whoever answers first is trusted, and the caller has to say so to its user.
-    ``ends_at`` is Unix seconds by this side's clock; the miner's own clock decides.
-    """
-
-    peer: Peer
-    username: str
-    port: int
-    host_key: str | None
-    ends_at: float
-    password: str | None = field(repr=False)
-    keys: LeaseKeys = field(repr=False)
-    testing: bool = False
-
-    @property
-    def host(self) -> str:
-        """The address that SSH goes to."""
-        return self.peer.ip
 
 
 class AllocationClient:
@@ -121,23 +97,23 @@ class AllocationClient:
         requirement: DeviceRequirement,
         *,
         days: int,
+        keys: LeaseKeys,
         testing: bool = False,
-        keys: LeaseKeys | None = None,
         allow_unpinned: bool = False,
         start_seconds: float = 180.0,
         base_image: str = "ubuntu",
         dockerfile: str = "",
-    ) -> Grant:
+    ) -> LoginInfo:
         """Lease the machine for ``days`` and return how to log in.
 
         While the miner says ``starting``, or does not answer in time, it is asked again with the same keys until
         ``start_seconds`` have passed, ``STEPS_SECONDS`` more with a ``dockerfile``. If this ends in any other way than
-        with a grant, cancellation included, and the miner may hold a lease for these keys, the lease is given back
+        with a yes, cancellation included, and the miner may hold a lease for these keys, the lease is given back
         first.
 
         Args:
-            keys: made ahead of time; a fresh pair otherwise.
-            allow_unpinned: accept an older miner that names no host key (``Grant.host_key`` is then ``None``).
+            allow_unpinned: accept an older miner that names no host key (``LoginInfo.host_key`` is then ``None``). Then
+                whoever answers first is trusted, and the caller has to say so to its user.
             dockerfile: steps that the machine goes through before it is up; many miners refuse them.
 
         Raises:
@@ -145,7 +121,6 @@ class AllocationClient:
             CallError: no answer.
         """
         _require_days(days)
-        keys = keys or await LeaseKeys.generate()
         synapse = Allocate(
             timeline=days,
             device_requirement=_wire(requirement, testing),
@@ -166,15 +141,15 @@ class AllocationClient:
                 peer, synapse, attempt, start_seconds + (STEPS_SECONDS if dockerfile else 0)
             )
             attempt.uncertain = True
-            grant = self._grant(peer, keys, output, days=days, testing=testing)
-            if grant.host_key is None and not allow_unpinned:
+            info = open_info(peer, keys.owner, output.get("info"))
+            if info.host_key is None and not allow_unpinned:
                 raise LeaseError(
                     Refusal.UNPINNED,
                     f"miner {peer.hotkey} names no SSH host key, so its machine cannot be told from an impostor's; "
                     "allow trust on first use to rent from it anyway",
                 )
             granted = True
-            return grant
+            return info
         finally:
             if not granted and attempt.uncertain:
                 await run_to_end(self._release(peer, keys))
@@ -205,8 +180,8 @@ class AllocationClient:
                 return
             await self._clock.sleep(RETRY_SECONDS)
 
-    async def change(self, grant: Grant, action: Change) -> None:
-        """Restart, pause or unpause the machine of ``grant``.
+    async def change(self, peer: Peer, keys: LeaseKeys, action: Change) -> None:
+        """Restart, pause or unpause the machine.
 
         Raises:
             LeaseError: refused, with a reason.
@@ -215,31 +190,29 @@ class AllocationClient:
         """
         if action in (Change.EXCHANGE_KEY, Change.EXTEND, Change.RECEIPT):
             raise ValueError(f"{action.value} has a method of its own, which takes what it needs")
-        await self._change(grant, {"action": action.value, "ssh_key": "", "key_type": ""})
+        await self._change(peer, keys, {"action": action.value, "ssh_key": "", "key_type": ""})
 
-    async def extend(self, grant: Grant, *, days: int) -> Grant:
-        """Let the lease last at least ``days`` from now; returns the grant with its new end. Idempotent.
-
-        It never shortens a lease.
+    async def extend(self, peer: Peer, keys: LeaseKeys, *, days: int) -> None:
+        """Let the lease last at least ``days`` from now. Idempotent; it never shortens a lease.
 
         Raises:
             LeaseError: refused, with a reason; older miners know no extension.
             CallError: no answer.
         """
         _require_days(days)
-        await self._change(grant, {"action": Change.EXTEND.value, "ssh_key": "", "key_type": ""}, days=days)
-        return replace(grant, ends_at=max(grant.ends_at, self._clock.now() + days * SECONDS_PER_DAY))
+        await self._change(peer, keys, {"action": Change.EXTEND.value, "ssh_key": "", "key_type": ""}, days=days)
 
-    async def exchange_key(self, grant: Grant, public_line: str, line: KeyLine = KeyLine.USER) -> None:
+    async def exchange_key(self, peer: Peer, keys: LeaseKeys, public_line: str, line: KeyLine = KeyLine.USER) -> None:
         """Replace one line of the machine's ``authorized_keys`` by ``public_line``; the key before it stops working.
 
         Raises:
             LeaseError: refused, with a reason.
             CallError: no answer.
         """
-        await self._change(grant, {"action": Change.EXCHANGE_KEY.value, "ssh_key": public_line, "key_type": line.value})
+        action = {"action": Change.EXCHANGE_KEY.value, "ssh_key": public_line, "key_type": line.value}
+        await self._change(peer, keys, action)
 
-    async def hand_receipt(self, grant: Grant, receipt: Receipt) -> None:
+    async def hand_receipt(self, peer: Peer, keys: LeaseKeys, receipt: Receipt) -> None:
         """Give the miner a receipt to show to other validators, in the place of the one before.
 
         Raises:
@@ -247,18 +220,7 @@ class AllocationClient:
             CallError: no answer.
         """
         action = {"action": Change.RECEIPT.value, "ssh_key": "", "key_type": "", "receipt": receipt.to_wire()}
-        await self._change(grant, action)
-
-    async def renew_session_key(self, grant: Grant) -> Grant:
-        """Put a fresh session key in the place of the grant's own; returns the grant that logs in from now on.
-
-        Raises:
-            LeaseError: refused, with a reason.
-            CallError: no answer.
-        """
-        session = SessionKey.generate()
-        await self.exchange_key(grant, session.public_line)
-        return replace(grant, keys=replace(grant.keys, session=session))
+        await self._change(peer, keys, action)
 
     @asynccontextmanager
     async def rented(
@@ -267,11 +229,11 @@ class AllocationClient:
         requirement: DeviceRequirement,
         *,
         days: int,
+        keys: LeaseKeys,
         testing: bool = False,
-        keys: LeaseKeys | None = None,
         allow_unpinned: bool = False,
         start_seconds: float = 180.0,
-    ) -> AsyncIterator[Grant]:
+    ) -> AsyncIterator[LoginInfo]:
         """A lease for the length of the block, given back on every way out, cancellation included.
 
         Giving back is bounded (``RELEASE_ATTEMPTS`` calls of ``RELEASE_TIMEOUT_SECONDS``); if the miner does not take
@@ -280,30 +242,30 @@ class AllocationClient:
         Raises:
             LeaseError, CallError: as :meth:`allocate`.
         """
-        grant = await self.allocate(
+        info = await self.allocate(
             peer,
             requirement,
             days=days,
-            testing=testing,
             keys=keys,
+            testing=testing,
             allow_unpinned=allow_unpinned,
             start_seconds=start_seconds,
         )
         try:
-            yield grant
+            yield info
         finally:
-            await run_to_end(self._release(peer, grant.keys))
+            await run_to_end(self._release(peer, keys))
 
-    async def _change(self, grant: Grant, action: dict[str, Any], *, days: int = 0) -> None:
+    async def _change(self, peer: Peer, keys: LeaseKeys, action: dict[str, Any], *, days: int = 0) -> None:
         synapse = Allocate(
             timeline=days,
             checking=False,
-            public_key=grant.keys.owner.public_pem,
+            public_key=keys.owner.public_pem,
             docker_change=True,
             docker_action=action,
         )
         # What takes the miner longer than one answer goes on, and asking again finds it.
-        await self._until_started(grant.peer, synapse, _Attempt(), CHANGE_SECONDS)
+        await self._until_started(peer, synapse, _Attempt(), CHANGE_SECONDS)
 
     async def _release(self, peer: Peer, keys: LeaseKeys) -> None:
         try:
@@ -357,20 +319,6 @@ class AllocationClient:
         if self._signatures is not None:
             self._signatures.check(peer, answer)
         return output
-
-    def _grant(self, peer: Peer, keys: LeaseKeys, output: Mapping[str, object], *, days: int, testing: bool) -> Grant:
-        info = open_info(peer, keys.owner, output.get("info"))
-        seconds = min(PROBE_SECONDS, days * SECONDS_PER_DAY) if testing else days * SECONDS_PER_DAY
-        return Grant(
-            peer=peer,
-            username=info.username,
-            port=info.port,
-            host_key=info.host_key,
-            ends_at=self._clock.now() + seconds,
-            password=info.password,
-            keys=keys,
-            testing=testing,
-        )
 
 
 @dataclass

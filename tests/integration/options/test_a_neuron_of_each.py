@@ -23,7 +23,7 @@ from compute.validator import show as validator_show
 from compute.validator.options import parse_validator
 from compute.validator.store import FactStore
 from compute.wire.client import DendriteCaller
-from compute.wire.lease_client import AllocationClient
+from compute.wire.lease_client import AllocationClient, LeaseKeys
 from compute.wire.peer import Peer
 from compute.wire.requirements import DeviceRequirement
 from compute.wire.specs import parse_specs
@@ -90,13 +90,13 @@ async def _rent_and_return(subnet: Subnet, peer: Peer, ssh: tuple[str, int]) -> 
     async with DendriteCaller(subnet.wallets["validator"].hotkey) as caller:
         specs = await caller.call(peer, Specs(), timeout_seconds=60)
         assert len(parse_specs(specs.specs_output).gpus) == 2
-        client = AllocationClient(caller, SystemClock())
-        grant = await client.allocate(peer, DeviceRequirement(cpu_count=1, gpu_count=1), days=1)
-        assert grant.port == ssh[1]
+        client, keys = AllocationClient(caller, SystemClock()), await LeaseKeys.generate()
+        login = await client.allocate(peer, DeviceRequirement(cpu_count=1, gpu_count=1), days=1, keys=keys)
+        assert login.port == ssh[1]
         reader, writer = await asyncio.open_connection(*ssh)
         assert (await asyncio.wait_for(reader.readline(), 60)).startswith(b"SSH-2.0")
         writer.close()
-        await client.deallocate(peer, grant.keys)
+        await client.deallocate(peer, keys)
         unsigned: Any = await caller.call(peer, Allocate(timeline=1, checking=True), timeout_seconds=60)
         assert unsigned.output["reason"] == "bad_signature"
 

@@ -126,11 +126,10 @@ async def test_rent_use_change_and_give_back(world: tuple[RenterService, LocalRu
     result = await service.execute(record.name, ["sh", "-c", 'printf "%s" "$1"; exit 7', "sh", "a  b; $(false)"])
     assert (result.exit_code, result.stdout) == (7, b"a  b; $(false)")
 
-    before = record.grant()
     await service.exchange_key(record.name)
     assert (await service.execute(record.name, ["true"])).exit_code == 0
     with pytest.raises(SshError):
-        await SshRemote().run(before, ["true"], timeout_seconds=DEADLINE_SECONDS)
+        await SshRemote().run(record, ["true"], timeout_seconds=DEADLINE_SECONDS)
 
     await service.restart(record.name)
     assert (await service.execute(record.name, ["echo", "back"])).stdout == b"back\n"
@@ -138,16 +137,15 @@ async def test_rent_use_change_and_give_back(world: tuple[RenterService, LocalRu
     await service.deallocate(record.name)
     assert list(runtime.list()) == []
     with pytest.raises(SshError):
-        await SshRemote().run(before, ["true"], timeout_seconds=DEADLINE_SECONDS)
+        await SshRemote().run(record, ["true"], timeout_seconds=DEADLINE_SECONDS)
 
 
 async def test_an_impostors_host_key_is_refused(world: tuple[RenterService, LocalRuntime]) -> None:
     service, _ = world
     record = await service.allocate(WANTED, days=1)
-    line = await SshRemote().host_key_line("127.0.0.1", record.grant().port, timeout_seconds=DEADLINE_SECONDS)
+    line = await SshRemote().host_key_line("127.0.0.1", record.require_login().port, timeout_seconds=DEADLINE_SECONDS)
     assert line.startswith("ssh-ed25519 ")
-    grant = record.grant()
-    forged = replace(grant, host_key="SHA256:" + "A" * 43)
+    forged = replace(record, login=replace(record.require_login(), host_key="SHA256:" + "A" * 43))
     with pytest.raises(HostKeyMismatch):
         await SshRemote().run(forged, ["true"], timeout_seconds=DEADLINE_SECONDS)
 

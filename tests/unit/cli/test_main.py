@@ -381,7 +381,7 @@ def test_ctrl_c_gives_back_what_was_under_way(world: Any) -> None:
     assert ran.code == Exit.INTERRUPTED
     assert "interrupted" in ran.stderr
     assert world.small.owner is None
-    assert world.service.grants() == []
+    assert world.service.allocations() == []
 
 
 def test_help_is_quick_to_import_and_teaches() -> None:

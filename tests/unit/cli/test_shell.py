@@ -15,7 +15,7 @@ WORDS = (
 
 
 def days_left(world: Any) -> float:
-    (record,) = world.service.grants()
+    (record,) = world.service.allocations()
     return float((record.ends_at - world.clock.now()) / 86_400)
 
 
@@ -55,7 +55,7 @@ def test_a_hotkey_lasts_thirty_days_by_default(world: Any, inline: bool) -> None
 
 def test_the_lists(world: Any) -> None:
     ran = world.type("a", "", "", "list_a", "list_ah", "list_r")
-    (record,) = world.service.grants()
+    (record,) = world.service.allocations()
     assert record.name in ran.stdout
     assert record.hotkey in ran.stdout.splitlines()
     assert "NVIDIA H200" in ran.stdout
@@ -63,20 +63,20 @@ def test_the_lists(world: Any) -> None:
 
 def test_d_shows_what_there_is_and_asks(world: Any) -> None:
     world.type("a", "", "")
-    (record,) = world.service.grants()
+    (record,) = world.service.allocations()
     world.keyboard.is_interactive = True
     ran = world.type("d", record.name, "y")
     assert record.name in ran.stdout
-    assert world.service.grants() == []
+    assert world.service.allocations() == []
     assert world.small.owner is None
 
 
 def test_d_in_a_pipe_is_refused_with_the_line_to_run(world: Any) -> None:
     world.type("a", "", "")
-    (record,) = world.service.grants()
+    (record,) = world.service.allocations()
     ran = world.type(f"d {record.name}")
     assert f"register.py deallocate {record.name} --yes" in ran.stderr
-    assert world.service.grants() == [record]
+    assert world.service.allocations() == [record]
 
 
 def test_penalties(world: Any) -> None:
@@ -109,10 +109,10 @@ def test_a_mistake_is_explained_and_the_shell_goes_on(world: Any, lines: list[st
 def test_an_empty_line_does_nothing(world: Any) -> None:
     world.type("a", "", "", "", "  ", "list_a")
     assert world.keyboard.questions[3:] == ["register> "] * 4
-    assert len(world.service.grants()) == 1
+    assert len(world.service.allocations()) == 1
 
 
 def test_the_end_of_input_in_a_question_ends_it(world: Any) -> None:
     ran = world.type("a")
     assert ran.code == 0
-    assert world.service.grants() == []
+    assert world.service.allocations() == []

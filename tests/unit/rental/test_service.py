@@ -23,7 +23,7 @@ from compute.base.errors import (
 from compute.base.reasons import Refusal
 from compute.rental.evidence import Rental
 from compute.rental.keeper import RentalKeeper
-from compute.rental.records import GrantRecord, GrantState, RenterStore
+from compute.rental.records import Allocation, AllocationState, RenterStore
 from compute.rental.service import MAX_ATTEMPTS
 from compute.testing.renter import kind_of
 from compute.wire.keys import SecretBox, SessionKey
@@ -42,12 +42,12 @@ async def test_the_best_fit_is_leased_logged_in_to_and_recorded(world: Any) -> N
     phases: list[str] = []
     record = await world.service.allocate(ONE_GPU, on_phase=phases.append)
     assert record.hotkey == world.small.peer.hotkey
-    assert record.state is GrantState.ACTIVE
+    assert record.state is AllocationState.ACTIVE
     assert record.ends_at - world.clock.now() == 90 * 86_400
     assert record.host_key == world.small.host_key.fingerprint
     assert not record.trusted_on_first_use
     assert world.remote.commands == [("true",)]
-    assert world.service.grants() == [record]
+    assert world.service.allocations() == [record]
     assert world.service.get(record.name) == world.service.get(record.hotkey) == record
     assert [phase.split()[0] for phase in phases] == ["reading", "asking", "starting", "logging"]
 
@@ -63,7 +63,7 @@ async def test_a_refusal_at_the_best_goes_on_to_the_next(world: Any) -> None:
     world.small.scripts["allocate"] = scripted_no("busy")
     record = await world.service.allocate(ONE_GPU)
     assert record.hotkey == world.large.peer.hotkey
-    assert [grant.name for grant in world.service.grants()] == [record.name]
+    assert [each.name for each in world.service.allocations()] == [record.name]
     assert world.store.histories()[world.small.peer.hotkey].bad == 1
     assert world.store.histories()[world.large.peer.hotkey].good == 1
 
@@ -142,7 +142,7 @@ async def test_a_machine_that_cannot_be_logged_in_to_is_given_back(world: Any) -
     with pytest.raises(SshError):
         await world.service.allocate(WITH_H200)
     assert world.large.owner is None
-    assert world.service.grants() == []
+    assert world.service.allocations() == []
 
 
 async def test_a_machine_that_is_slow_to_answer_is_waited_for(world: Any) -> None:
@@ -168,12 +168,12 @@ async def test_what_cannot_be_given_back_stays_on_the_list(world: Any) -> None:
     phases: list[str] = []
     with pytest.raises(SshError):
         await world.service.allocate(WITH_H200, on_phase=phases.append)
-    (record,) = world.service.grants()
+    (record,) = world.service.allocations()
     assert any(f"could not give {record.name} back" in phase for phase in phases)
     del world.large.scripts["deallocate"]
     await world.service.deallocate(record.name)
     assert world.large.owner is None
-    assert world.service.grants() == []
+    assert world.service.allocations() == []
 
 
 async def test_a_cancelled_allocation_leaves_nothing(world: Any) -> None:
@@ -190,7 +190,7 @@ async def test_a_cancelled_allocation_leaves_nothing(world: Any) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert world.large.owner is None
-    assert world.service.grants() == []
+    assert world.service.allocations() == []
     assert world.store.histories() == {}
 
 
@@ -206,7 +206,7 @@ async def test_a_crash_while_starting_leaves_a_record_that_can_be_given_back(wor
     world.large.answer = spying
     await world.service.allocate(WITH_H200)
     (record,) = seen
-    assert record.state is GrantState.STARTING
+    assert record.state is AllocationState.STARTING
     world.store.save(record)  # as if nothing had been written after it
     with pytest.raises(LeaseError, match="never came up"):
         await world.service.execute(record.name, ["true"])
@@ -246,7 +246,7 @@ async def test_a_lease_that_ended_by_itself_can_be_given_back(world: Any) -> Non
     world.small.owner = None
     assert (await world.service.liveness(record.name)).live is False
     await world.service.deallocate(record.name)
-    assert world.service.grants() == []
+    assert world.service.allocations() == []
 
 
 async def test_liveness_without_an_answer_is_unknown(world: Any) -> None:
@@ -262,10 +262,10 @@ async def test_pause_resume_restart_and_extend(world: Any) -> None:
     name = (await world.service.allocate(ONE_GPU)).name
     await world.service.pause(name)
     assert world.small.paused
-    assert world.service.get(name).state is GrantState.PAUSED
+    assert world.service.get(name).state is AllocationState.PAUSED
     await world.service.resume(name)
     assert not world.small.paused
-    assert world.service.get(name).state is GrantState.ACTIVE
+    assert world.service.get(name).state is AllocationState.ACTIVE
     await world.service.restart(name)
     assert world.small.requests[-3:] == ["pause", "unpause", "restart"]
     record = await world.service.extend(name, days=200)
@@ -278,7 +278,7 @@ async def test_a_refused_change_changes_no_record(world: Any) -> None:
     world.small.scripts["pause"] = scripted_no("runtime_failed", message="would not freeze")
     with pytest.raises(LeaseError, match="would not freeze"):
         await world.service.pause(name)
-    assert world.service.get(name).state is GrantState.ACTIVE
+    assert world.service.get(name).state is AllocationState.ACTIVE
 
 
 async def test_exchange_key_replaces_ours_and_keeps_us_in(world: Any) -> None:
@@ -345,7 +345,7 @@ async def test_a_miner_that_moved_is_found_again(world: Any) -> None:
     world.small.peer = replace(world.small.peer, port=9999)
     await world.service.pause(name)
     assert world.service.get(name).peer.port == 9999
-    assert world.service.get(name).state is GrantState.PAUSED
+    assert world.service.get(name).state is AllocationState.PAUSED
     world.small.peer = replace(world.small.peer, ip="127.0.0.8")
     await world.service.deallocate(name)
     assert world.small.owner is None
@@ -386,7 +386,7 @@ async def test_the_miner_gets_a_receipt_when_the_machine_is_up(world: Any) -> No
         now=world.clock.now(),
         verify=lambda hotkey, m, s: m[:64] == s,
     )
-    assert (receipt.host_key, receipt.port) == (record.host_key, record.port)
+    assert (receipt.host_key, receipt.port) == (record.host_key, record.login.port)
     assert receipt.until == int(world.clock.now() + MAX_SECONDS)
     assert world.store.receipts() == {record.host_key: receipt.until}
     await world.service.deallocate(record.name)
@@ -397,7 +397,7 @@ async def test_an_older_miner_knows_no_receipts_and_is_rented_all_the_same(world
     world.small.scripts["receipt"] = {"status": False, "port": 4444}
     phases: list[str] = []
     record = await world.service.allocate(ONE_GPU, on_phase=phases.append)
-    assert world.service.grants() == [record]
+    assert world.service.allocations() == [record]
     assert "took no receipt" in phases[-1]
     assert world.store.receipts() == {}
 
@@ -417,10 +417,10 @@ def keeper_of(world: Any) -> RentalKeeper:
     return RentalKeeper(lambda: world.service, world.clock)
 
 
-def rental_of(record: GrantRecord) -> Rental:
-    assert record.host_key is not None
-    assert record.port is not None
-    return Rental(record.hotkey, record.peer.ip, record.port, record.host_key, is_paused=False)
+def rental_of(record: Allocation) -> Rental:
+    login = record.require_login()
+    assert login.host_key is not None
+    return Rental(record.hotkey, record.peer.ip, login.port, login.host_key, is_paused=False)
 
 
 async def test_a_running_validator_renews_receipts_in_good_time(world: Any) -> None:
@@ -478,9 +478,9 @@ async def test_a_validator_ends_a_rental_and_forgets_it(world: Any) -> None:
     world.small.scripts["deallocate"] = CallUnreachable("gone")
     with pytest.raises(CallError):
         await keeper.end(rental_of(record))
-    assert world.service.grants() == [record]
+    assert world.service.allocations() == [record]
     del world.small.scripts["deallocate"]
     await keeper.end(rental_of(record))
-    assert world.service.grants() == []
+    assert world.service.allocations() == []
     assert world.small.owner is None
     await keeper.end(rental_of(record))

@@ -93,16 +93,14 @@ def client(service: AllocateService) -> AllocationClient:
 async def test_a_whole_lease(client: AllocationClient, runtime: FakeRuntime) -> None:
     await client.check(PEER, WANTED, days=1)
     mine = keys()
-    grant = await client.allocate(PEER, WANTED, days=1, keys=mine)
+    login = await client.allocate(PEER, WANTED, days=1, keys=mine)
     (running,) = runtime.containers.values()
-    assert grant.host_key == running.endpoint.host_key
-    assert grant.port == running.endpoint.port
-    assert grant.password is None
+    assert login.host_key == running.endpoint.host_key
+    assert login.port == running.endpoint.port
+    assert login.password is None
     assert running.spec.authorized_keys == (mine.session.public_line,)
-    assert abs(running.spec.ends_at - grant.ends_at) < 60
     assert await client.owns(PEER, mine)
-    again = await client.allocate(PEER, WANTED, days=1, keys=mine)
-    assert again.host_key == grant.host_key
+    assert await client.allocate(PEER, WANTED, days=1, keys=mine) == login
     assert len(runtime.containers) == 1
     await client.deallocate(PEER, mine)
     assert runtime.containers == {}
@@ -111,35 +109,36 @@ async def test_a_whole_lease(client: AllocationClient, runtime: FakeRuntime) -> 
 
 
 async def test_changes(client: AllocationClient, runtime: FakeRuntime) -> None:
-    grant = await client.allocate(PEER, WANTED, days=1, keys=keys())
+    mine = keys()
+    await client.allocate(PEER, WANTED, days=1, keys=mine)
     (running,) = runtime.containers.values()
-    await client.change(grant, Change.PAUSE)
+    before = running.spec.ends_at
+    await client.change(PEER, mine, Change.PAUSE)
     assert running.state is ContainerState.PAUSED
-    await client.change(grant, Change.UNPAUSE)
+    await client.change(PEER, mine, Change.UNPAUSE)
     assert running.state is ContainerState.RUNNING
-    await client.change(grant, Change.RESTART)
-    renewed = await client.renew_session_key(grant)
-    terminal = SessionKey.generate().public_line
-    await client.exchange_key(renewed, terminal, KeyLine.TERMINAL)
+    await client.change(PEER, mine, Change.RESTART)
+    fresh, terminal = SessionKey.generate().public_line, SessionKey.generate().public_line
+    await client.exchange_key(PEER, mine, fresh)
+    await client.exchange_key(PEER, mine, terminal, KeyLine.TERMINAL)
     (running,) = runtime.containers.values()
     assert running.starts == 2
-    assert running.spec.authorized_keys == (renewed.keys.session.public_line, terminal)
-    extended = await client.extend(renewed, days=30)
-    assert extended.ends_at - grant.ends_at > 28 * 86_400
+    assert running.spec.authorized_keys == (fresh, terminal)
+    await client.extend(PEER, mine, days=30)
     (running,) = runtime.containers.values()
-    assert abs(running.spec.ends_at - extended.ends_at) < 60
-    await client.deallocate(PEER, extended.keys)
+    assert abs(running.spec.ends_at - before - 29 * 86_400) < 60
+    await client.deallocate(PEER, mine)
 
 
 async def test_nobody_else_gets_in(client: AllocationClient, service: AllocateService, runtime: FakeRuntime) -> None:
     mine = keys()
-    grant = await client.allocate(PEER, WANTED, days=1, keys=mine)
+    await client.allocate(PEER, WANTED, days=1, keys=mine)
     stranger = AllocationClient(DirectCaller(service, "bob"), SystemClock())
     with pytest.raises(LeaseError) as caught:
         await stranger.allocate(PEER, WANTED, days=1, keys=keys(1))
     assert caught.value.reason is Refusal.BUSY
     with pytest.raises(LeaseError) as caught:
-        await stranger.change(grant, Change.PAUSE)
+        await stranger.change(PEER, mine, Change.PAUSE)
     assert caught.value.reason is Refusal.NOT_OWNER
     await stranger.deallocate(PEER, mine)
     assert len(runtime.containers) == 1
@@ -153,8 +152,8 @@ async def test_what_falls_short_is_named(client: AllocationClient) -> None:
 
 
 async def test_a_probe_is_rented_and_gone(client: AllocationClient, runtime: FakeRuntime) -> None:
-    async with client.rented(PEER, DeviceRequirement(), days=1, testing=True, keys=keys()) as grant:
-        assert grant.password
+    async with client.rented(PEER, DeviceRequirement(), days=1, testing=True, keys=keys()) as login:
+        assert login.password
         assert len(runtime.containers) == 1
     assert runtime.containers == {}
 

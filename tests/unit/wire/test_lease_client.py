@@ -27,8 +27,8 @@ from compute.base.errors import (
 from compute.base.reasons import Refusal
 from compute.protocol import Allocate
 from compute.wire.dockerfile import STEPS_SECONDS
-from compute.wire.keys import RenterKey, SessionKey
-from compute.wire.lease_client import MAX_RETRY_SECONDS, RELEASE_ATTEMPTS, AllocationClient, Grant, LeaseKeys
+from compute.wire.keys import LoginInfo, RenterKey, SessionKey
+from compute.wire.lease_client import MAX_RETRY_SECONDS, RELEASE_ATTEMPTS, AllocationClient, LeaseKeys
 from compute.wire.peer import Peer, S
 from compute.wire.requirements import DeviceRequirement
 from compute.wire.terms import Change, KeyLine
@@ -109,16 +109,13 @@ def client_for(*script: Step) -> tuple[AllocationClient, ScriptedMiner, Clock]:
     return AllocationClient(miner, clock), miner, clock
 
 
-async def allocate(client: AllocationClient, **options: Any) -> Grant:
+async def allocate(client: AllocationClient, **options: Any) -> LoginInfo:
     return await client.allocate(PEER, WANTED, days=2, keys=KEYS, **options)
 
 
-async def test_a_grant_says_how_to_log_in() -> None:
-    client, miner, clock = client_for(granting(port=2222))
-    grant = await allocate(client)
-    assert (grant.host, grant.port, grant.username, grant.host_key) == ("127.0.0.9", 2222, "root", HOST_KEY)
-    assert grant.password is None
-    assert grant.ends_at == clock.now() + 2 * 86_400
+async def test_a_yes_says_how_to_log_in() -> None:
+    client, miner, _ = client_for(granting(port=2222))
+    assert await allocate(client) == LoginInfo(username="root", port=2222, host_key=HOST_KEY, password=None)
     (request,) = miner.requests
     assert request.timeline == 2
     assert request.device_requirement == WANTED.to_wire()
@@ -126,26 +123,18 @@ async def test_a_grant_says_how_to_log_in() -> None:
     assert request.public_key == KEYS.owner.public_pem
 
 
-async def test_keys_are_made_where_none_are_given() -> None:
-    client, miner, _ = client_for(granting())
-    grant = await client.allocate(PEER, WANTED, days=1)
-    assert miner.requests[0].docker_requirement["ssh_key"] == grant.keys.session.public_line
-    assert grant.keys.session.public_line != KEYS.session.public_line
-
-
 async def test_no_secret_is_in_a_repr() -> None:
     client, _, _ = client_for(granting(password="hunter2hunter2hunter2"))
-    grant = await allocate(client)
-    assert grant.password == "hunter2hunter2hunter2"
-    assert "hunter2" not in repr(grant)
-    assert "PRIVATE" not in repr(grant)
+    login = await allocate(client)
+    assert login.password == "hunter2hunter2hunter2"
+    assert "hunter2" not in repr(login)
+    assert "PRIVATE" not in repr(KEYS)
 
 
-async def test_a_probe_says_that_it_is_one_and_is_short() -> None:
-    client, miner, clock = client_for(granting())
-    grant = await allocate(client, testing=True)
+async def test_a_probe_says_that_it_is_one() -> None:
+    client, miner, _ = client_for(granting())
+    await allocate(client, testing=True)
     assert miner.requests[0].device_requirement["testing"] is True
-    assert grant.ends_at == clock.now() + 600
 
 
 async def test_check_returns_or_says_what_fell_short() -> None:
@@ -233,8 +222,7 @@ async def test_an_older_miner_without_host_key_needs_consent() -> None:
         await allocate(client)
     assert caught.value.reason is Refusal.UNPINNED
     assert miner.kinds() == ["allocate", "deallocate"]
-    grant = await allocate(client, allow_unpinned=True)
-    assert grant.host_key is None
+    assert (await allocate(client, allow_unpinned=True)).host_key is None
 
 
 @pytest.mark.parametrize(
@@ -368,12 +356,11 @@ async def test_deallocate_tries_a_bounded_number_of_times_and_says_why() -> None
 
 
 async def test_changes_go_out_as_the_wire_says() -> None:
-    client, miner, _ = client_for(granting(), {"status": True})
-    grant = await allocate(client)
-    await client.change(grant, Change.PAUSE)
-    await client.exchange_key(grant, KEYS.session.public_line, KeyLine.TERMINAL)
-    assert miner.requests[1].docker_action == {"action": "pause", "ssh_key": "", "key_type": ""}
-    assert miner.requests[2].docker_action == {
+    client, miner, _ = client_for({"status": True})
+    await client.change(PEER, KEYS, Change.PAUSE)
+    await client.exchange_key(PEER, KEYS, KEYS.session.public_line, KeyLine.TERMINAL)
+    assert miner.requests[0].docker_action == {"action": "pause", "ssh_key": "", "key_type": ""}
+    assert miner.requests[1].docker_action == {
         "action": "exchange_key",
         "ssh_key": KEYS.session.public_line,
         "key_type": "terminal",
@@ -381,19 +368,10 @@ async def test_changes_go_out_as_the_wire_says() -> None:
     assert all(request.public_key == KEYS.owner.public_pem for request in miner.requests)
 
 
-async def test_a_renewed_session_key_is_the_one_that_was_sent() -> None:
-    client, miner, _ = client_for(granting(), {"status": True})
-    old = await allocate(client)
-    new = await client.renew_session_key(old)
-    assert miner.requests[1].docker_action["ssh_key"] == new.keys.session.public_line
-    assert new.keys.session != old.keys.session
-    assert new.keys.owner == old.keys.owner
-
-
 async def test_rented_gives_back_at_the_end_and_after_an_error() -> None:
     client, miner, _ = client_for(granting(), {"status": True}, granting(), {"status": True})
-    async with client.rented(PEER, WANTED, days=1, testing=True, keys=KEYS) as grant:
-        assert grant.testing
+    async with client.rented(PEER, WANTED, days=1, testing=True, keys=KEYS) as login:
+        assert login.port == 4444
         assert miner.kinds() == ["allocate"]
     assert miner.kinds() == ["allocate", "deallocate"]
     with pytest.raises(RuntimeError, match="inside"):
