@@ -155,6 +155,25 @@ async def test_a_starting_machine_is_asked_for_again_with_the_same_keys() -> Non
     assert clock.now() - before == 7 + 2
 
 
+@pytest.mark.parametrize(
+    ("asked", "waited"),
+    [
+        (0.01, 0.1),
+        (29.5, 29.5),
+        (30, 30),
+        (30.5, 30),
+        (86_400, 30),
+        *((nonsense, 2) for nonsense in (None, 0, -1, 86_401, 10**400, float("nan"), float("inf"), True, "9")),
+    ],
+)
+async def test_a_stranger_has_us_wait_30_seconds_at_most(asked: object, waited: float) -> None:
+    client, miner, clock = client_for(refusing("starting", retry_after=asked), granting())
+    before = clock.now()
+    await allocate(client)
+    assert clock.now() - before == pytest.approx(waited, abs=1e-3)
+    assert miner.kinds() == ["allocate"] * 2
+
+
 async def test_a_machine_that_never_comes_up_is_given_back() -> None:
     client, miner, _ = client_for(refusing("starting", retry_after=25))
     with pytest.raises(LeaseError) as caught:
