@@ -26,7 +26,7 @@ _WRAPPED_WIDTH = 40
 _GAP = 2
 
 #: Told what an operation is doing now, in a few words.
-Phase = Callable[[str], None]
+OnProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -133,15 +133,15 @@ class Output:
         self._err.print(_text(advice))
 
     @contextmanager
-    def progress(self, title: str) -> Iterator[Phase]:
-        """A spinner on stderr that shows the phase; plain lines where stderr is no terminal, silence under JSON."""
+    def progress(self, title: str) -> Iterator[OnProgress]:
+        """A spinner on stderr that shows the step; plain lines where stderr is no terminal, silence under JSON."""
         if self.as_json:
-            yield lambda phase: None
+            yield lambda step: None
         elif self._err.is_terminal:
             with self._err.status(Text(title)) as status:
-                yield lambda phase: status.update(_text(f"{title}: {phase}"))
+                yield lambda step: status.update(_text(f"{title}: {step}"))
         else:
-            yield lambda phase: self.note(f"{title}: {phase}")
+            yield lambda step: self.note(f"{title}: {step}")
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Callable[[], None]]:

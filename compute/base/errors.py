@@ -120,7 +120,7 @@ class CallFailed(CallError):
 
 
 class BadAnswer(CallError):
-    """The answer is none: no HTTP, no JSON, wrong types, too large. The peer may have acted on the request."""
+    """An answer that cannot be read: no HTTP, no JSON, wrong types, too large. The peer may have acted."""
 
     status = 502
 

@@ -284,7 +284,7 @@ def _explain(context: Context, requirement: DeviceRequirement) -> int:
 
 def _allocate(context: Context, requirement: DeviceRequirement, *, hotkey: str | None) -> int:
     arguments = context.arguments
-    with context.output.progress("allocating") as phase:
+    with context.output.progress("allocating") as on_progress:
         allocation = context.runner.run(
             context.service.allocate(
                 requirement,
@@ -293,7 +293,7 @@ def _allocate(context: Context, requirement: DeviceRequirement, *, hotkey: str |
                 name=arguments["name"],
                 allow_unpinned=arguments["trust_first_use"],
                 dockerfile=_steps(arguments["dockerfile"]),
-                on_phase=phase,
+                on_progress=on_progress,
             )
         )
     now = context.clock.now()

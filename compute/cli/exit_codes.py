@@ -38,13 +38,21 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-_CODES: tuple[tuple[type[ComputeError], Exit], ...] = (
-    (UsageError, Exit.USAGE),
-    (ChainError, Exit.CHAIN),
-    (CallError, Exit.NETWORK),
-    (SshError, Exit.NETWORK),
-    (NotFound, Exit.NOT_FOUND),
-    (LeaseError, Exit.REFUSED),
+#: The first row that fits an error gives its exit code and what to do next, which ``advice`` knows better of a usage
+#: error or a refusal.
+_KINDS: tuple[tuple[type[ComputeError], Exit, str], ...] = (
+    (UsageError, Exit.USAGE, ""),
+    (LeaseError, Exit.REFUSED, ""),
+    (NotRegistered, Exit.CHAIN, "Register this hotkey on the subnet first: btcli subnets register"),
+    (ChainUnreachable, Exit.CHAIN, "Then try again, or another node: --subtensor.chain_endpoint ws://HOST:PORT"),
+    (ChainError, Exit.CHAIN, "Check --subtensor.network, --netuid and --subtensor.chain_endpoint."),
+    (CallError, Exit.NETWORK, "It may be down, or not accept you. Take another: register.py offers"),
+    (HostKeyMismatch, Exit.NETWORK, "Do not log in. Leave it: register.py deallocate NAME"),
+    (SshError, Exit.NETWORK, "Is it up? register.py show NAME; bring it up: register.py restart NAME"),
+    (NotFound, Exit.NOT_FOUND, "See what there is: register.py list, register.py offers --all"),
+    (StoreError, Exit.LOCAL, "Check the files named with --database and --key.file."),
+    (ConfigError, Exit.LOCAL, "Check --wallet.name, --wallet.hotkey, --wallet.path and --config.file."),
+    (ComputeError, Exit.LOCAL, "Run it again; if that does not help, report it."),
 )
 
 _REFUSAL_ADVICE = {
@@ -64,7 +72,7 @@ _SHORT_OF = frozenset(
 
 def exit_code(error: ComputeError) -> Exit:
     """The exit code of the command line for ``error``."""
-    return next((code for kind, code in _CODES if isinstance(error, kind)), Exit.LOCAL)
+    return next(code for kind, code, _ in _KINDS if isinstance(error, kind))
 
 
 def advice(error: ComputeError, *, usage: str = "All options: register.py --help") -> str:
@@ -75,23 +83,7 @@ def advice(error: ComputeError, *, usage: str = "All options: register.py --help
         if error.reason in _SHORT_OF:
             return "Ask for less, or see who has more: register.py offers --all"
         return _REFUSAL_ADVICE.get(error.reason, "Try again in a minute, or take another: register.py offers")
-    for kind, text in _ADVICE:
-        if isinstance(error, kind):
-            return text
-    return "Run it again; if that does not help, report it."
-
-
-_ADVICE: tuple[tuple[type[ComputeError], str], ...] = (
-    (NotRegistered, "Register this hotkey on the subnet first: btcli subnets register"),
-    (ChainUnreachable, "Then try again, or another node: --subtensor.chain_endpoint ws://HOST:PORT"),
-    (ChainError, "Check --subtensor.network, --netuid and --subtensor.chain_endpoint."),
-    (CallError, "It may be down, or not accept you. Take another: register.py offers"),
-    (HostKeyMismatch, "Do not log in. Leave it: register.py deallocate NAME"),
-    (SshError, "Is it up? register.py show NAME; bring it up: register.py restart NAME"),
-    (NotFound, "See what there is: register.py list, register.py offers --all"),
-    (StoreError, "Check the files named with --database and --key.file."),
-    (ConfigError, "Check --wallet.name, --wallet.hotkey, --wallet.path and --config.file."),
-)
+    return next(text for kind, _, text in _KINDS if isinstance(error, kind))
 
 
 def report(error: ComputeError, output: Output, *, subject: str | None = None, usage: str | None = None) -> Exit:

@@ -1,4 +1,4 @@
-"""One lease from the first question to the first login, and the way back from every point in between."""
+"""One lease from the first question to the first login, and the rollback from every point in between."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LOGIN_RETRY_SECONDS = 2.0
 _MAYBE_HELD = frozenset({Refusal.STARTING, Refusal.BAD_ANSWER, Refusal.UNPINNED, Refusal.UNSPECIFIED})
 
 #: Told what happens, in a few words.
-Phase = Callable[[str], None]
+OnProgress = Callable[[str], None]
 
 
 class Leasing:
-    """Takes one machine at a time; keeps the record of it true."""
+    """Leases one machine at a time, and keeps its record up to date."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Leasing:
         name: str,
         allow_unpinned: bool,
         dockerfile: str,
-        on_phase: Phase,
+        on_progress: OnProgress,
     ) -> Allocation:
         """Lease one machine, log in once, and return its allocation.
 
@@ -83,7 +83,7 @@ class Leasing:
         )
         self._store.save(allocation)
         try:
-            on_phase("starting the machine" + (" and taking its steps" if dockerfile else ""))
+            on_progress("starting the machine" + (" and taking its steps" if dockerfile else ""))
             login = await self._client.allocate(
                 offer.peer,
                 requirement,
@@ -95,22 +95,22 @@ class Leasing:
             ends_at = self._clock.now() + days * SECONDS_PER_DAY
             allocation = replace(allocation, state=AllocationState.ACTIVE, login=login, ends_at=ends_at)
             self._store.save(allocation)
-            on_phase("logging in")
+            on_progress("logging in")
             allocation = await self._log_in(allocation)
             self._store.save(allocation)
-            await self.give_receipt(allocation, on_phase)
+            await self.give_receipt(allocation, on_progress)
         except BaseException as error:
-            await run_to_end(self._abandon(allocation, error, on_phase))
+            await run_to_end(self._abandon(allocation, error, on_progress))
             raise
         self._store.note_outcome(hotkey, now, good=True)
         return allocation
 
-    async def give_receipt(self, allocation: Allocation, on_phase: Phase = lambda phase: None) -> None:
+    async def give_receipt(self, allocation: Allocation, on_progress: OnProgress = lambda step: None) -> None:
         """Give the miner a receipt, so that other validators see the rental. A miner that takes none is no failure."""
         try:
             await self.hand_over(allocation)
         except (LeaseError, CallError) as error:
-            on_phase(f"the miner took no receipt, so other validators cannot see the rental: {error}")
+            on_progress(f"the miner took no receipt, so other validators cannot see the rental: {error}")
 
     async def hand_over(self, allocation: Allocation) -> None:
         """Sign a receipt for the lease of ``allocation`` and give it to the miner.
@@ -126,14 +126,14 @@ class Leasing:
         await self._client.hand_receipt(allocation.peer, allocation.keys, receipt)
         self._store.note_receipt(login.host_key, receipt.until)
 
-    async def _abandon(self, allocation: Allocation, error: BaseException, on_phase: Phase) -> None:
+    async def _abandon(self, allocation: Allocation, error: BaseException, on_progress: OnProgress) -> None:
         """Give back what may be held, and drop the record unless the miner still holds it or does not answer."""
         refused = isinstance(error, LeaseError) and error.reason not in _MAYBE_HELD
         try:
             if not refused:
                 await self._client.deallocate(allocation.peer, allocation.keys)
         except (LeaseError, CallError) as failure:
-            on_phase(f"could not give {allocation.name} back, it stays on the list: {failure}")
+            on_progress(f"could not give {allocation.name} back, it stays on the list: {failure}")
         else:
             self._store.delete(allocation.name)
         if isinstance(error, ComputeError):

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 from compute.base.errors import CallError, LeaseError
 from compute.protocol import Specs
 from compute.rental.records import RenterStore
-from compute.rental.selection import Candidate, Explanation, Proven, rank
+from compute.rental.selection import Candidate, Explanation, Proven, describe, rank
 from compute.wire.lease_client import AllocationClient
 from compute.wire.peer import Caller, Peer
 from compute.wire.requirements import DeviceRequirement
 from compute.wire.specs import MachineSpecs, SpecsError, parse_specs
-from compute.wire.terms import GIB
 
 if TYPE_CHECKING:
     from compute.chain.subtensor import Metagraph, Neuron
@@ -38,11 +37,7 @@ class Offer:
 
     def describe(self) -> str:
         """The machine in a few words."""
-        if self.specs is None:
-            return "a machine of unknown specs"
-        models = sorted({gpu.name for gpu in self.specs.gpus})
-        gpus = f"{len(self.specs.gpus)} × {' / '.join(models)}" if models else "no GPU"
-        return f"{gpus}, {self.specs.cpu_count} CPUs, {self.specs.ram_total / GIB:.0f} GiB RAM"
+        return "a machine of unknown specs" if self.specs is None else describe(self.specs)
 
 
 class Market:

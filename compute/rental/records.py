@@ -112,7 +112,7 @@ class History:
 
     @property
     def reliability(self) -> float:
-        """Share of leases that came up; one good and one bad are imagined, so that a first failure is no verdict."""
+        """Share of leases that came up, with one good and one bad added, so that a first failure does not make it 0."""
         return (self.good + 1) / (self.good + self.bad + 2)
 
 

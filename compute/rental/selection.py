@@ -48,8 +48,8 @@ class Candidate:
     last_leased_at: float | None = None
     proven: Proven | None = None
 
-    def machine(self) -> MachineSpecs:
-        """The machine as far as it may be believed: with the proven GPUs where there was a proof."""
+    def believed_specs(self) -> MachineSpecs:
+        """The specs as far as they may be believed: with the proven GPUs where there was a proof."""
         if self.proven is None:
             return self.specs
         claimed = self.specs.gpus
@@ -62,7 +62,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where one candidate stands and why, in one line. ``rank`` is 1 for the choice, None for those filtered out."""
+    """The place of one candidate and why, in one line. ``rank`` is 1 for the choice, None for those filtered out."""
 
     candidate: Candidate
     rank: int | None
@@ -127,7 +127,7 @@ def rank(
 def _obstacle(requirement: DeviceRequirement, candidate: Candidate) -> str | None:
     if candidate.penalized:
         return "penalized by you"
-    missing = shortfall(requirement, candidate.machine())
+    missing = shortfall(requirement, candidate.believed_specs())
     if missing is not None:
         return missing.text
     if not candidate.available:
@@ -136,7 +136,7 @@ def _obstacle(requirement: DeviceRequirement, candidate: Candidate) -> str | Non
 
 
 def _rank_of(candidate: Candidate, gpu_scores: Mapping[str, float]) -> _Rank:
-    machine = candidate.machine()
+    machine = candidate.believed_specs()
     memory_gib = sum(gpu.capacity_mib for gpu in machine.gpus) / MIB_PER_GIB
     host_size = max(machine.cpu_count, 1) * max(machine.ram_total / GIB, 1.0)
     return _Rank(
@@ -167,9 +167,13 @@ def _lost_to(above: tuple[_Rank, Candidate], here: tuple[_Rank, Candidate]) -> s
     return f"equal to the one above, the draw decided: {what}"
 
 
+def describe(specs: MachineSpecs, *, claimed: bool = False) -> str:
+    """A machine in a few words; ``claimed`` adds that nobody has proven its GPUs."""
+    models = sorted({gpu.name for gpu in specs.gpus})
+    gpus = f"{len(specs.gpus)} × {' / '.join(models)}" if models else "no GPU"
+    unproven = " (claimed)" if models and claimed else ""
+    return f"{gpus}{unproven}, {specs.cpu_count} CPUs, {specs.ram_total / GIB:.0f} GiB RAM"
+
+
 def _describe(candidate: Candidate) -> str:
-    machine = candidate.machine()
-    models = sorted({gpu.name for gpu in machine.gpus})
-    gpus = f"{len(machine.gpus)} × {' / '.join(models)}" if models else "no GPU"
-    claimed = " (claimed)" if models and candidate.proven is None else ""
-    return f"{gpus}{claimed}, {machine.cpu_count} CPUs, {machine.ram_total / GIB:.0f} GiB RAM"
+    return describe(candidate.believed_specs(), claimed=candidate.proven is None)

@@ -20,7 +20,7 @@ from compute.base.errors import (
     UsageError,
 )
 from compute.base.options import kinds
-from compute.rental.leasing import LOGIN_TIMEOUT_SECONDS, Leasing, Phase
+from compute.rental.leasing import LOGIN_TIMEOUT_SECONDS, Leasing, OnProgress
 from compute.rental.market import Market, Offer
 from compute.rental.names import MAX_NAME_CHARACTERS, is_name, new_name
 from compute.rental.records import Allocation, AllocationState, Penalty, RenterStore
@@ -112,7 +112,7 @@ class RenterService:
         allow_unpinned: bool = False,
         dockerfile: str = "",
         seed: int | None = None,
-        on_phase: Phase = lambda phase: None,
+        on_progress: OnProgress = lambda step: None,
     ) -> Allocation:
         """Lease a machine, log in once, and return its allocation.
 
@@ -124,7 +124,7 @@ class RenterService:
             name: for the allocation; made up by default.
             allow_unpinned: rent from an older miner that names no host key, trusting the first that answers.
             dockerfile: steps that the machine goes through first. Few miners allow that; the others refuse.
-            on_phase: told what happens, in a few words.
+            on_progress: told what happens, in a few words.
 
         Raises:
             UsageError: days, name or hotkey make no sense.
@@ -137,12 +137,12 @@ class RenterService:
             self._require_free(name)
         if hotkey is not None:
             self._require_new(_require_hotkey(hotkey))
-        on_phase("reading the subnet")
+        on_progress("reading the subnet")
         offers = await self._market.survey(hotkey)
         chosen = self._best(requirement, offers, seed) if hotkey is None else _only(offers, hotkey)
         failures: list[ComputeError] = []
         for offer in chosen[:MAX_ATTEMPTS]:
-            on_phase(f"asking {offer.peer.hotkey[:8]}… for {offer.describe()}")
+            on_progress(f"asking {offer.peer.hotkey[:8]}… for {offer.describe()}")
             taken = self._store.names()
             free = name if name is not None and name not in taken else new_name(taken, random.SystemRandom())
             try:
@@ -153,10 +153,10 @@ class RenterService:
                     name=free,
                     allow_unpinned=allow_unpinned,
                     dockerfile=dockerfile,
-                    on_phase=on_phase,
+                    on_progress=on_progress,
                 )
             except (LeaseError, CallError, SshError) as error:
-                on_phase(f"{offer.peer.hotkey[:8]}… did not work out: {error}")
+                on_progress(f"{offer.peer.hotkey[:8]}… did not work out: {error}")
                 failures.append(error)
         if len(failures) == 1:
             raise failures[0]

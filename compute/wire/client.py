@@ -1,4 +1,4 @@
-"""The calling side: one Dendrite, tamed."""
+"""Sends requests to peers, over the SDK's Dendrite."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class _Dendrite(bittensor.Dendrite):
         )
         async with request as response:
             body = await _bounded(response.content)
-            # Parsing takes a millisecond, of a hostile answer several: one per turn of the event loop. Whoever gave the
-            # lock back in the turn in which he takes it would hold up nobody.
+            # Parsing takes a millisecond, and several for a hostile answer, so one answer is parsed per turn of the
+            # event loop: the sleep ends the turn while the others wait for the lock.
             async with self._parsing:
                 await asyncio.sleep(0)
                 if has_many_parts(body):

@@ -140,7 +140,7 @@ class AllocationClient:
             output = await self._until_started(
                 peer, synapse, attempt, start_seconds + (STEPS_SECONDS if dockerfile else 0)
             )
-            attempt.uncertain = True
+            attempt.may_hold = True
             info = open_info(peer, keys.owner, output.get("info"))
             if info.host_key is None and not allow_unpinned:
                 raise LeaseError(
@@ -151,7 +151,7 @@ class AllocationClient:
             granted = True
             return info
         finally:
-            if not granted and attempt.uncertain:
+            if not granted and attempt.may_hold:
                 await run_to_end(self._release(peer, keys))
 
     async def deallocate(self, peer: Peer, keys: LeaseKeys) -> None:
@@ -190,7 +190,7 @@ class AllocationClient:
         """
         if action in (Change.EXCHANGE_KEY, Change.EXTEND, Change.RECEIPT):
             raise ValueError(f"{action.value} has a method of its own, which takes what it needs")
-        await self._change(peer, keys, {"action": action.value, "ssh_key": "", "key_type": ""})
+        await self._change(peer, keys, action)
 
     async def extend(self, peer: Peer, keys: LeaseKeys, *, days: int) -> None:
         """Let the lease last at least ``days`` from now. Idempotent; it never shortens a lease.
@@ -200,7 +200,7 @@ class AllocationClient:
             CallError: no answer.
         """
         _require_days(days)
-        await self._change(peer, keys, {"action": Change.EXTEND.value, "ssh_key": "", "key_type": ""}, days=days)
+        await self._change(peer, keys, Change.EXTEND, days=days)
 
     async def exchange_key(self, peer: Peer, keys: LeaseKeys, public_line: str, line: KeyLine = KeyLine.USER) -> None:
         """Replace one line of the machine's ``authorized_keys`` by ``public_line``; the key before it stops working.
@@ -209,8 +209,7 @@ class AllocationClient:
             LeaseError: refused, with a reason.
             CallError: no answer.
         """
-        action = {"action": Change.EXCHANGE_KEY.value, "ssh_key": public_line, "key_type": line.value}
-        await self._change(peer, keys, action)
+        await self._change(peer, keys, Change.EXCHANGE_KEY, ssh_key=public_line, key_type=line.value)
 
     async def hand_receipt(self, peer: Peer, keys: LeaseKeys, receipt: Receipt) -> None:
         """Give the miner a receipt to show to other validators, in the place of the one before.
@@ -219,8 +218,7 @@ class AllocationClient:
             LeaseError: refused, with a reason; older miners know no receipts.
             CallError: no answer.
         """
-        action = {"action": Change.RECEIPT.value, "ssh_key": "", "key_type": "", "receipt": receipt.to_wire()}
-        await self._change(peer, keys, action)
+        await self._change(peer, keys, Change.RECEIPT, receipt=receipt.to_wire())
 
     @asynccontextmanager
     async def rented(
@@ -256,15 +254,15 @@ class AllocationClient:
         finally:
             await run_to_end(self._release(peer, keys))
 
-    async def _change(self, peer: Peer, keys: LeaseKeys, action: dict[str, Any], *, days: int = 0) -> None:
+    async def _change(self, peer: Peer, keys: LeaseKeys, action: Change, *, days: int = 0, **details: object) -> None:
         synapse = Allocate(
             timeline=days,
             checking=False,
             public_key=keys.owner.public_pem,
             docker_change=True,
-            docker_action=action,
+            docker_action={"action": action.value, "ssh_key": "", "key_type": "", **details},
         )
-        # What takes the miner longer than one answer goes on, and asking again finds it.
+        # A change that takes the miner longer than one request goes on there, and asking again finds it done.
         await self._until_started(peer, synapse, _Attempt(), CHANGE_SECONDS)
 
     async def _release(self, peer: Peer, keys: LeaseKeys) -> None:
@@ -282,7 +280,7 @@ class AllocationClient:
                 return await self._ask_noting(peer, synapse, attempt)
             except LeaseError as error:
                 # After a timeout an older miner says no without a reason while it still works on the first request.
-                still_working = error.reason is Refusal.UNSPECIFIED and attempt.uncertain
+                still_working = error.reason is Refusal.UNSPECIFIED and attempt.may_hold
                 if error.reason is not Refusal.STARTING and not still_working:
                     raise
                 pause = min(max(error.retry_after_seconds or RETRY_SECONDS, 0.1), MAX_RETRY_SECONDS)
@@ -296,15 +294,14 @@ class AllocationClient:
 
     async def _ask_noting(self, peer: Peer, synapse: Allocate, attempt: _Attempt) -> Mapping[str, object]:
         """Ask once, and note whether the miner may hold a lease now if this fails."""
-        before = attempt.uncertain
-        attempt.uncertain = True
+        before, attempt.may_hold = attempt.may_hold, True
         try:
             return await self._ask(peer, synapse, ALLOCATE_TIMEOUT_SECONDS)
         except LeaseError as error:
-            attempt.uncertain = before or error.reason in {Refusal.STARTING, Refusal.BAD_ANSWER}
+            attempt.may_hold = before or error.reason in {Refusal.STARTING, Refusal.BAD_ANSWER}
             raise
         except (CallRefused, CallUnreachable):
-            attempt.uncertain = before
+            attempt.may_hold = before
             raise
 
     async def _ask(self, peer: Peer, synapse: Allocate, timeout_seconds: float) -> Mapping[str, object]:
@@ -323,9 +320,9 @@ class AllocationClient:
 
 @dataclass
 class _Attempt:
-    """Whether the miner may hold a lease that this side was not told of."""
+    """``may_hold``: the miner may hold a lease that this side was not told of."""
 
-    uncertain: bool = False
+    may_hold: bool = False
 
 
 def _require_days(days: int) -> None:

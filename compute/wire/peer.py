@@ -1,4 +1,4 @@
-"""What the rest of the code knows of a peer and of calling one."""
+"""A peer, the interface through which it is called, and a bound on what it sends."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Caller(Protocol):
 
 
 MAX_PARTS = 4096
-"""Commas and opening brackets; those of specs are a few hundred. An object for each costs the event loop more than its
-bytes do, and the garbage collector more again."""
+"""The most commas and opening brackets in a peer's JSON; specs have a few hundred. Each may become an object, which
+costs the event loop more than reading its bytes, and the garbage collector more again."""
 
 
 def has_many_parts(text: str | bytes) -> bool:

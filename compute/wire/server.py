@@ -1,4 +1,4 @@
-"""The answering side: one Axon, tamed."""
+"""Answers peers' requests, over the SDK's Axon."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_every_place_says_what_it_lost_to() -> None:
 
 def test_a_proof_outweighs_the_claim() -> None:
     liar = replace(H200, hotkey="liar", proven=Proven("NVIDIA L4", 1))
-    assert [gpu.name for gpu in liar.machine().gpus] == ["NVIDIA L4"]
+    assert [gpu.name for gpu in liar.believed_specs().gpus] == ["NVIDIA L4"]
     wanted = DeviceRequirement(gpu_count=1, gpu_type="H200")
     entries = explain(liar, H200, requirement=wanted)
     assert entries["liar"].rank is None
@@ -134,8 +134,8 @@ def test_a_proof_outweighs_the_claim() -> None:
 
 
 def test_a_proof_of_fewer_gpus_counts_fewer() -> None:
-    assert len(replace(H200, proven=Proven("NVIDIA H200", 3)).machine().gpus) == 3
-    assert len(replace(L4, proven=Proven("NVIDIA L4", 8)).machine().gpus) == 1
+    assert len(replace(H200, proven=Proven("NVIDIA H200", 3)).believed_specs().gpus) == 3
+    assert len(replace(L4, proven=Proven("NVIDIA L4", 8)).believed_specs().gpus) == 1
 
 
 def test_nobody_is_no_error() -> None:
@@ -183,7 +183,7 @@ def test_a_ranking_is_complete_sound_and_independent_of_the_order(
     places = [entry.rank for entry in ranking if entry.rank is not None]
     assert places == list(range(1, len(places) + 1))
     for entry in ranking:
-        able = shortfall(requirement, entry.candidate.machine()) is None
+        able = shortfall(requirement, entry.candidate.believed_specs()) is None
         free = entry.candidate.available and not entry.candidate.penalized
         assert (entry.rank is not None) == (able and free)
         assert entry.why

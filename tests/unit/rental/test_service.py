@@ -39,8 +39,8 @@ def scripted_no(reason: str, **more: Any) -> dict[str, Any]:
 
 
 async def test_the_best_fit_is_leased_logged_in_to_and_recorded(world: Any) -> None:
-    phases: list[str] = []
-    record = await world.service.allocate(ONE_GPU, on_phase=phases.append)
+    steps: list[str] = []
+    record = await world.service.allocate(ONE_GPU, on_progress=steps.append)
     assert record.hotkey == world.small.peer.hotkey
     assert record.state is AllocationState.ACTIVE
     assert record.ends_at - world.clock.now() == 90 * 86_400
@@ -49,7 +49,7 @@ async def test_the_best_fit_is_leased_logged_in_to_and_recorded(world: Any) -> N
     assert world.remote.commands == [("true",)]
     assert world.service.allocations() == [record]
     assert world.service.get(record.name) == world.service.get(record.hotkey) == record
-    assert [phase.split()[0] for phase in phases] == ["reading", "asking", "starting", "logging"]
+    assert [step.split()[0] for step in steps] == ["reading", "asking", "starting", "logging"]
 
 
 async def test_by_hotkey_it_is_thirty_days_and_no_choice(world: Any) -> None:
@@ -165,11 +165,11 @@ async def test_an_impostor_is_not_waited_for(world: Any) -> None:
 async def test_what_cannot_be_given_back_stays_on_the_list(world: Any) -> None:
     world.remote.down = 100
     world.large.scripts["deallocate"] = CallUnreachable("gone")
-    phases: list[str] = []
+    steps: list[str] = []
     with pytest.raises(SshError):
-        await world.service.allocate(WITH_H200, on_phase=phases.append)
+        await world.service.allocate(WITH_H200, on_progress=steps.append)
     (record,) = world.service.allocations()
-    assert any(f"could not give {record.name} back" in phase for phase in phases)
+    assert any(f"could not give {record.name} back" in step for step in steps)
     del world.large.scripts["deallocate"]
     await world.service.deallocate(record.name)
     assert world.large.owner is None
@@ -395,10 +395,10 @@ async def test_the_miner_gets_a_receipt_when_the_machine_is_up(world: Any) -> No
 
 async def test_an_older_miner_knows_no_receipts_and_is_rented_all_the_same(world: Any) -> None:
     world.small.scripts["receipt"] = {"status": False, "port": 4444}
-    phases: list[str] = []
-    record = await world.service.allocate(ONE_GPU, on_phase=phases.append)
+    steps: list[str] = []
+    record = await world.service.allocate(ONE_GPU, on_progress=steps.append)
     assert world.service.allocations() == [record]
-    assert "took no receipt" in phases[-1]
+    assert "took no receipt" in steps[-1]
     assert world.store.receipts() == {}
 
 

@@ -26,6 +26,7 @@ from compute.base.errors import (
 )
 from compute.base.reasons import Refusal
 from compute.protocol import Allocate
+from compute.testing.renter import kind_of
 from compute.wire.dockerfile import STEPS_SECONDS
 from compute.wire.keys import LoginInfo, RenterKey, SessionKey
 from compute.wire.lease_client import MAX_RETRY_SECONDS, RELEASE_ATTEMPTS, AllocationClient, LeaseKeys
@@ -73,15 +74,7 @@ class ScriptedMiner:
         return answer
 
     def kinds(self) -> list[str]:
-        return [kind(request) for request in self.requests]
-
-
-def kind(request: Allocate) -> str:
-    if request.checking:
-        return "check" if request.timeline else "owns"
-    if request.docker_change:
-        return str(request.docker_action["action"])
-    return "allocate" if request.timeline else "deallocate"
+        return [kind_of(request) for request in self.requests]
 
 
 def seal(request: Allocate, content: bytes) -> str:
@@ -424,7 +417,7 @@ async def test_an_allocation_cancelled_under_way_is_given_back() -> None:
     class Slow(ScriptedMiner):
         async def call(self, peer: Peer, synapse: S, *, timeout_seconds: float) -> S:
             assert isinstance(synapse, Allocate)
-            if kind(synapse) == "allocate":
+            if kind_of(synapse) == "allocate":
                 self.requests.append(synapse)
                 asked.set()
                 await answered.wait()
