@@ -28,13 +28,18 @@ def require() -> None:
     """Raise UpdateError where this code is no clone, or git is missing."""
     if shutil.which("git") is None:
         raise UpdateError(UpdateReason.NO_GIT, "git is not installed. Install it: apt-get install git")
+    import git  # it fails where there is no program
+
     root = trials.ROOT
-    if trials.state_folder() is None:
+    try:
+        with git.Repo(root, search_parent_directories=True) as repository:
+            top = Path(repository.working_tree_dir or root)
+    except git.InvalidGitRepositoryError:
         raise UpdateError(
             UpdateReason.NOT_A_CLONE,
             f"{root} is no clone. To have updates, run the neuron from a clone made with git, or update by hand",
-        )
-    if Path(_git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
+        ) from None
+    if top.resolve() != root.resolve():
         raise UpdateError(UpdateReason.NOT_A_CLONE, f"{root} is a part of another project's clone. Update by hand")
 
 
