@@ -40,7 +40,7 @@ from compute.miner.runtimes.docker_engine import DockerEngine, EngineGone
 from compute.miner.runtimes.docker_options import DockerSettings
 from compute.wire.keys import SecretBox, SessionKey
 from compute.wire.terms import LeaseKind
-from tests.waiting import until_async
+from tests.waiting import DEADLINE_SECONDS, until_async
 
 from ..renting import SPECS, Renter
 
@@ -108,11 +108,11 @@ def make_runtime() -> Iterator[MakeRuntime]:
         *,
         url: str = ENGINE,
         cleaned: bool = True,
-        start_seconds: float = 20.0,
+        start_seconds: float = DEADLINE_SECONDS,
         **settings: Any,
     ) -> DockerRuntime:
         miner = miner or secrets.token_hex(8)
-        engine = DockerEngine(url)
+        engine = DockerEngine(url, call_seconds=int(DEADLINE_SECONDS))
         made.append(DockerRuntime(settings_for(miner, **settings), engine, start_seconds=start_seconds))
         if cleaned:
             miners.add(miner)

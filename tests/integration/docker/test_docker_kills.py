@@ -33,7 +33,8 @@ from tests.integration.renting import Renter
 wish = json.loads(sys.argv[1])
 
 async def main():
-    runtime = DockerRuntime(settings_for(wish["miner"], network=wish["network"]), DockerEngine(ENGINE))
+    settings = settings_for(wish["miner"], network=wish["network"])
+    runtime = DockerRuntime(settings, DockerEngine(ENGINE), start_seconds=120)
     miner = build(Path(wish["folder"]), runtime, stand_ready=wish["stand_ready"])
     await miner.manager.start()
     keys = json.loads(sys.stdin.readline())

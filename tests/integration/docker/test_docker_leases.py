@@ -44,7 +44,12 @@ async def test_rent_prove_and_give_back(miner: Any, alice: Any) -> None:
 
     # A card that any processor is, so that nothing here depends on how fast this one is.
     card = GpuModel("Card", tflops16=1e-6, vram_gb=1.0, bandwidth_gbs=1e-4)
-    settings = ProofSettings(device="cpu", rows=1500, k=4096, columns=128, tile_rows=512, min_passes=4, max_passes=4)
+    patient = dict.fromkeys(
+        ("hello_seconds", "prepare_seconds", "open_seconds", "phase_deadline_floor_seconds"), 10 * DEADLINE_SECONDS
+    )
+    settings = ProofSettings(
+        device="cpu", rows=1500, k=4096, columns=128, tile_rows=512, min_passes=4, max_passes=4, **patient
+    )
     with ThreadPoolExecutor(1) as executor:
         (verdict,) = await prove_batch(
             [Target("5Miner", Claim("Card", 1), connect)],

@@ -29,7 +29,7 @@ async def test_a_lease_lives_on_when_its_engine_comes_back(
 ) -> None:
     async with running(runtime_on(engine)) as miner:
         alice, bob = renter_of(miner), renter_of(miner, "5Bob")
-        assert (await alice.allocate())["status"]
+        assert (output := await alice.allocate())["status"], output
         async with alice.login() as session:
             await session.run("echo kept >/root/file")
         if paused:
@@ -64,7 +64,7 @@ async def test_a_lease_that_ends_while_the_engine_is_away_is_taken_down_when_it_
 ) -> None:
     async with running(runtime_on(engine)) as miner:
         alice, bob = renter_of(miner), renter_of(miner, "5Bob")
-        assert (await alice.allocate())["status"]
+        assert (output := await alice.allocate())["status"], output
         engine.kill()
         miner.clock.advance(86_400)
         assert (await alice.change("restart"))["reason"] == "no_lease"
