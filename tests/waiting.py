@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from compute.base.clock import ManualClock
+from compute.testing.clock import ManualClock
 
 DEADLINE_SECONDS = 120.0
 

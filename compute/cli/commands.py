@@ -19,8 +19,8 @@ from compute.rental.market import Offer
 from compute.rental.records import Allocation
 from compute.rental.service import RenterService
 from compute.wire.dockerfile import script_of
+from compute.wire.lease_terms import GIB, MIB_PER_GIB
 from compute.wire.requirements import DeviceRequirement
-from compute.wire.terms import GIB, MIB_PER_GIB
 
 #: What an offer is asked about: whether the machine could take anybody at all.
 _ANYTHING = DeviceRequirement(cpu_count=1)

@@ -12,8 +12,8 @@ from compute.base.options import kinds
 from compute.base.options.option import OptionGroup, OptionParser, add_groups, again, option, resolve
 from compute.base.options.shared import NeuronOptions, SubtensorOptions, WalletOptions
 from compute.base.store import key_file_beside
+from compute.wire.lease_terms import DEFAULT_DAYS, DEFAULT_HOTKEY_DAYS, GIB, MAX_DAYS, SECONDS_PER_DAY
 from compute.wire.requirements import MAX_CAPACITY, MAX_COUNT
-from compute.wire.terms import DEFAULT_DAYS, DEFAULT_HOTKEY_DAYS, GIB, MAX_DAYS, SECONDS_PER_DAY
 
 EXAMPLE_REQUIREMENT = (
     "{'cpu':{'count':1}, 'gpu':{'count':1}, 'hard_disk':{'capacity':10737418240}, 'ram':{'capacity':1073741824}}"

@@ -15,7 +15,7 @@ from compute.cli.exit_codes import Exit, report
 from compute.cli.parser import EXAMPLE_REQUIREMENT
 from compute.cli.requirement_text import parse_requirement
 from compute.cli.terminal import Terminal
-from compute.wire.terms import DEFAULT_DAYS, DEFAULT_HOTKEY_DAYS
+from compute.wire.lease_terms import DEFAULT_DAYS, DEFAULT_HOTKEY_DAYS
 
 _PROMPT = "register> "
 _NO_REQUIREMENT: Mapping[str, Any] = {

@@ -9,8 +9,8 @@ from compute.base.console import Column
 from compute.rental.market import Offer
 from compute.rental.records import Allocation, Penalty
 from compute.rental.selection import Explanation
+from compute.wire.lease_terms import GIB, MIB_PER_GIB
 from compute.wire.specs import MachineSpecs
-from compute.wire.terms import GIB, MIB_PER_GIB
 
 ALLOCATION_COLUMNS = (
     Column("NAME"),

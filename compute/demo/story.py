@@ -27,9 +27,9 @@ from compute.validator.store import FactStore
 from compute.wire.answers import SignedAnswers
 from compute.wire.client import DendriteCaller
 from compute.wire.keys import SecretBox
+from compute.wire.lease_terms import GIB
 from compute.wire.requirements import DeviceRequirement
 from compute.wire.signing import SignerMemory, verify_signature
-from compute.wire.terms import GIB
 
 COMMAND = ("uname", "-sm")
 _POLL_SECONDS = 0.4

@@ -16,9 +16,9 @@ from compute.miner.leases.store import Owner
 from compute.protocol import Allocate
 from compute.wire import dockerfile
 from compute.wire.keys import canonical_rsa, check_public_line
+from compute.wire.lease_terms import MAX_DAYS, SECONDS_PER_DAY, Change, KeyLine, LeaseKind
 from compute.wire.receipts import Receipt, ReceiptError
 from compute.wire.requirements import DeviceRequirement, wants_probe
-from compute.wire.terms import MAX_DAYS, SECONDS_PER_DAY, Change, KeyLine, LeaseKind
 
 logger = logging.getLogger(__name__)
 

@@ -37,11 +37,11 @@ from compute.telemetry import wandb_run
 from compute.update.self_update import SelfUpdate
 from compute.wire import receipts
 from compute.wire.keys import SecretBox
+from compute.wire.lease_terms import LeaseKind
 from compute.wire.receipts import Receipt
 from compute.wire.server import AxonServer
 from compute.wire.signing import SignerMemory, verify_signature
 from compute.wire.specs import MachineSpecs, claim_of
-from compute.wire.terms import LeaseKind
 
 logger = logging.getLogger(__name__)
 

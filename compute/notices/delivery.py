@@ -17,7 +17,16 @@ from compute.notices.outbox import Outbox, QueuedNotice
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 10.0
+FIRST_PAUSE_SECONDS = 10.0
+LONGEST_PAUSE_SECONDS = 3600.0
+KEPT_SECONDS = 3 * 86_400.0
+"""A notice that nobody takes is tried for so long."""
 _WORDS_OF_ANSWER = 200
+
+
+def pause_seconds(tries: int) -> float:
+    """How long to wait after the ``tries``-th failure: twice as long each time, up to an hour."""
+    return float(min(FIRST_PAUSE_SECONDS * 2 ** min(tries - 1, 20), LONGEST_PAUSE_SECONDS))
 
 
 class Delivery:
@@ -49,7 +58,7 @@ class Delivery:
             StoreError: the outbox cannot be read or written.
         """
         now = self._clock.now()
-        if dropped := self._outbox.drop_old(now):
+        if dropped := self._outbox.drop_old(now - KEPT_SECONDS):
             logger.error("notices were never taken and are dropped", extra={"notices": dropped})
         due = self._outbox.due(now, self._urls.keys())
         if not due:
@@ -87,7 +96,9 @@ class Delivery:
                 problem, is_reached = f"status {answer.status}: {words}", True
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             problem, is_reached = type(error).__name__, False
-        pause = self._outbox.failed(item, self._clock.now())
-        extra = {**details, "problem": problem, "tries": item.tries + 1, "next_try_seconds": pause}
+        tries = item.tries + 1
+        pause = pause_seconds(tries)
+        self._outbox.failed(item, self._clock.now() + pause)
+        extra = {**details, "problem": problem, "tries": tries, "next_try_seconds": pause}
         logger.warning("notice not delivered", extra=extra)
         return is_reached

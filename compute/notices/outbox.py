@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from compute.base.store import Database
 from compute.notices.notice import Notice, NoticeKind, Topic
 
-FIRST_PAUSE_SECONDS = 10.0
-LONGEST_PAUSE_SECONDS = 3600.0
-KEPT_SECONDS = 3 * 86_400.0
 KEPT_NOTICES = 1000
 
 _SCHEMA = (
@@ -36,11 +33,6 @@ class QueuedNotice:
 
     notice: Notice
     tries: int
-
-
-def pause_seconds(tries: int) -> float:
-    """How long to wait after the ``tries``-th failure: twice as long each time, up to an hour."""
-    return float(min(FIRST_PAUSE_SECONDS * 2 ** min(tries - 1, 20), LONGEST_PAUSE_SECONDS))
 
 
 class Outbox:
@@ -84,21 +76,18 @@ class Outbox:
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM notice WHERE notice_id = ?", (notice_id,))
 
-    def failed(self, queued: QueuedNotice, now: float) -> float:
-        """Count a failure; returns the seconds until the next try."""
-        tries = queued.tries + 1
-        pause = pause_seconds(tries)
+    def failed(self, queued: QueuedNotice, next_at: float) -> None:
+        """Count a failure; the next try is due at ``next_at`` (Unix seconds)."""
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE notice SET tries = ?, next_at = ? WHERE notice_id = ?",
-                (tries, now + pause, queued.notice.notice_id),
+                (queued.tries + 1, next_at, queued.notice.notice_id),
             )
-        return pause
 
-    def drop_old(self, now: float) -> int:
-        """Drop what is ``KEPT_SECONDS`` old, and the oldest beyond ``KEPT_NOTICES``; returns how many."""
+    def drop_old(self, before: float) -> int:
+        """Drop what is older than ``before`` (Unix seconds) and what exceeds ``KEPT_NOTICES``; returns how many."""
         with self._database.transaction() as connection:
-            old = connection.execute("DELETE FROM notice WHERE at < ?", (now - KEPT_SECONDS,)).rowcount
+            old = connection.execute("DELETE FROM notice WHERE at < ?", (before,)).rowcount
             many = connection.execute(
                 "DELETE FROM notice WHERE id NOT IN (SELECT id FROM notice ORDER BY id DESC LIMIT ?)", (KEPT_NOTICES,)
             ).rowcount

@@ -13,9 +13,9 @@ from compute.rental.records import Allocation, AllocationState, RenterStore
 from compute.rental.remote import Remote
 from compute.wire.keys import fingerprint
 from compute.wire.lease_client import AllocationClient, LeaseKeys, run_to_end
+from compute.wire.lease_terms import SECONDS_PER_DAY
 from compute.wire.receipts import Issuer
 from compute.wire.requirements import DeviceRequirement
-from compute.wire.terms import SECONDS_PER_DAY
 
 LOGIN_TIMEOUT_SECONDS = 15.0
 LOGIN_ATTEMPTS = 5

@@ -11,9 +11,9 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from compute.wire.lease_terms import GIB, MIB_PER_GIB
 from compute.wire.requirements import DeviceRequirement, shortfall
 from compute.wire.specs import Gpu, MachineSpecs
-from compute.wire.terms import GIB, MIB_PER_GIB
 
 #: GPUs within this many GiB in total are the same size: drivers report a little less than the label says.
 _MEMORY_STEP_GIB = 8

@@ -30,10 +30,10 @@ from compute.rental.ssh_command import SshTarget, ssh_invocation
 from compute.wire.answers import SignedAnswers
 from compute.wire.keys import SessionKey, check_public_line, fingerprint
 from compute.wire.lease_client import AllocationClient
+from compute.wire.lease_terms import DEFAULT_DAYS, DEFAULT_HOTKEY_DAYS, MAX_DAYS, SECONDS_PER_DAY, Change, KeyLine
 from compute.wire.peer import Caller
 from compute.wire.receipts import Issuer
 from compute.wire.requirements import DeviceRequirement
-from compute.wire.terms import DEFAULT_DAYS, DEFAULT_HOTKEY_DAYS, MAX_DAYS, SECONDS_PER_DAY, Change, KeyLine
 
 if TYPE_CHECKING:
     from compute.base.ssh import CommandResult

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compute.base.channel import Channel
-from compute.base.clock import ManualClock
 from compute.base.errors import SshError, SshTimeout
 from compute.proof import digest, frames, generator
 from compute.proof.statement import Dims
+from compute.testing.clock import ManualClock
 
 _TURNS = 20
 """Turns of the event loop that a frame needs to get from one end to the other, and then some."""

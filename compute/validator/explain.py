@@ -22,8 +22,8 @@ from compute.validator.store import (
     WeightsEntry,
     WeightsState,
 )
+from compute.wire.lease_terms import GIB
 from compute.wire.specs import SpecsError, parse_specs
-from compute.wire.terms import GIB
 
 if TYPE_CHECKING:
     from compute.rental.evidence import Rental

@@ -18,7 +18,7 @@ from compute.proof.models import DeviceMeasurement, MachineVerdict
 from compute.validator.rental_table import RentalTable
 from compute.validator.row_cache import RowCache, among, at_once, values
 from compute.validator.schema import SCHEMA
-from compute.wire.terms import SECONDS_PER_DAY
+from compute.wire.lease_terms import SECONDS_PER_DAY
 
 # Every hotkey with a verdict, by one step in the index for each: GROUP BY and DISTINCT read all verdicts there are,
 # some hundreds of each hotkey, while the event loop stands still.

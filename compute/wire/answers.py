@@ -11,9 +11,9 @@ from compute.base.reasons import Refusal
 from compute.protocol import Allocate
 from compute.wire import signing
 from compute.wire.keys import LoginInfo, RenterKey
+from compute.wire.lease_terms import MAX_RETRY_AFTER_SECONDS
 from compute.wire.peer import Peer
 from compute.wire.signing import SignerMemory, Verifier
-from compute.wire.terms import MAX_RETRY_AFTER_SECONDS
 
 _log = logging.getLogger(__name__)
 

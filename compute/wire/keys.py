@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from compute import __version_as_int__
 from compute.base.errors import LeaseError, StoreError
 from compute.base.reasons import Refusal
-from compute.wire.terms import HOST_KEY
+from compute.wire.lease_terms import HOST_KEY
 
 RSA_BITS = 2048
 MAX_INFO_BYTES = 190

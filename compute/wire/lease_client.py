@@ -21,10 +21,10 @@ from compute.protocol import Allocate
 from compute.wire.answers import SignedAnswers, accepted, open_info
 from compute.wire.dockerfile import STEPS_SECONDS
 from compute.wire.keys import LoginInfo, RenterKey, SessionKey
+from compute.wire.lease_terms import Change, KeyLine
 from compute.wire.peer import Caller, Peer
 from compute.wire.receipts import Receipt
 from compute.wire.requirements import DeviceRequirement
-from compute.wire.terms import Change, KeyLine
 
 _log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from compute.base.clock import Clock
 from compute.base.errors import ComputeError
-from compute.wire.terms import HOST_KEY, SECONDS_PER_DAY
+from compute.wire.lease_terms import HOST_KEY, SECONDS_PER_DAY
 
 if TYPE_CHECKING:
     from compute.wire.signing import Signer, Verifier

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from compute.base.errors import LeaseError
 from compute.base.reasons import Refusal
+from compute.wire.lease_terms import GIB
 from compute.wire.specs import Gpu, MachineSpecs
-from compute.wire.terms import GIB
 
 MAX_COUNT = 1 << 16
 MAX_CAPACITY = 1 << 60

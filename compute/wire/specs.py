@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compute.base.errors import ComputeError
 from compute.proof.models import Claim
+from compute.wire.lease_terms import GIB
 from compute.wire.peer import MAX_PARTS, has_many_parts
 from compute.wire.receipts import Receipt, ReceiptError
-from compute.wire.terms import GIB
 
 MAX_SPECS_CHARACTERS = 64 * 1024
 MAX_GPUS = 64

@@ -32,7 +32,7 @@ from compute.miner.runtimes.docker_engine import DockerEngine
 from compute.miner.runtimes.docker_options import SSH_PORT, DockerSettings
 from compute.protocol import Allocate
 from compute.wire.keys import RenterKey, SecretBox, SessionKey, new_password
-from compute.wire.terms import GIB
+from compute.wire.lease_terms import GIB
 
 _LEASES = 50
 _EDGE = 10

@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from compute.base.clock import ManualClock
 from compute.proof import digest, frames, generator
 from compute.proof.conversation import Question
 from compute.proof.models import Claim, GpuModel, ProofSettings
 from compute.proof.session import Target, prove_batch
 from compute.proof.statement import Dims
 from compute.proof.verifier import Evidence, Projection, draw_projection, verify_device
+from compute.testing.clock import ManualClock
 from compute.testing.proof import FakeMachine
 
 # An H200's statement: 2^21 rows of C are 137 GB.

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.proof.models import Claim, GpuModel, MachineVerdict, ProofSettings
 from compute.proof.session import Target, prove_batch
+from compute.testing.clock import ManualClock
 from compute.testing.proof import FakeMachine
 
 # 20.5 million operations and 320 kB: 4.1 s of computing and 0.32 s a pass for the card of the table.

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from compute.base.clock import ManualClock
 from compute.base.reasons import ProofReason
 from compute.proof import frames
 from compute.proof.models import Claim, GpuModel, MachineVerdict, ProofSettings
 from compute.proof.session import Target, prove_batch
 from compute.proof.statement import compute_deadline_seconds, dims_for, rehash_deadline_seconds
+from compute.testing.clock import ManualClock
 from compute.testing.proof import FakeMachine
 from tests.waiting import DEADLINE_SECONDS
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compute.base.clock import ManualClock
 from compute.base.errors import ProofError
 from compute.base.reasons import ProofReason
 from compute.proof import digest, generator, verifier
@@ -21,6 +20,7 @@ from compute.proof.models import ProofSettings
 from compute.proof.session import draw_question
 from compute.proof.statement import Dims
 from compute.proof.verifier import Evidence, Projection, draw_projection, verify_device
+from compute.testing.clock import ManualClock
 from compute.testing.proof import FakeDevice, FakeMachine
 
 ERROR = 1e-9

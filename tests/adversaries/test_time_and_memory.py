@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compute.base.clock import ManualClock
 from compute.base.reasons import ProofReason
 from compute.proof import digest, generator
 from compute.proof.models import Claim
+from compute.testing.clock import ManualClock
 from compute.testing.proof import FakeDevice, FakeMachine
 from tests.waiting import DEADLINE_SECONDS
 

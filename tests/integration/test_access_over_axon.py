@@ -11,7 +11,6 @@ import aiohttp
 import bittensor
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.errors import CallError
 from compute.chain.access_lists import AccessLists
 from compute.chain.subtensor import Metagraph
@@ -19,6 +18,7 @@ from compute.miner.access import AccessPolicy
 from compute.miner.gate import MinerGate
 from compute.protocol import Specs
 from compute.testing.chain import FakeChain
+from compute.testing.clock import ManualClock
 from compute.wire.client import DendriteCaller
 from compute.wire.peer import Peer
 from compute.wire.server import MAX_BODY_BYTES, AxonServer, RequestContext

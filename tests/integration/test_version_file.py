@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from compute.base.clock import ManualClock
 from compute.base.store import Database
 from compute.chain.versions import MAX_BYTES, OWN, MinimalVersions, VersionFile, VersionFileError, read_version_file
+from compute.testing.clock import ManualClock
 from tests.waiting import DEADLINE_SECONDS
 
 from . import web_server

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.store import Database
 from compute.cli import main as cli
 from compute.cli.parser import RenterOptions
 from compute.rental.records import RenterStore
 from compute.rental.service import RenterService
+from compute.testing.clock import ManualClock
 from compute.testing.renter import FakeMiner, FakeRemote, FakeSubnet
 from compute.wire.keys import RenterKey, SecretBox, SessionKey
 from compute.wire.lease_client import LeaseKeys

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from compute.base.clock import ManualClock
+from compute.testing.clock import ManualClock
 from tests import waiting
 from tests.waiting import until, until_async
 

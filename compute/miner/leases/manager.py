@@ -20,10 +20,10 @@ from compute.miner.leases.steps import LeaseSteps
 from compute.miner.leases.store import Lease, LeaseSecrets, LeaseStore, Owner, busy
 from compute.miner.runtimes.base import USERNAME, ContainerSpec, Limits, Renews, Runtime
 from compute.wire.keys import LoginInfo, SessionKey, new_password
+from compute.wire.lease_terms import MAX_DAYS, PROBE_SECONDS, SECONDS_PER_DAY, KeyLine, LeaseKind
 from compute.wire.receipts import Receipt
 from compute.wire.requirements import DeviceRequirement, leased_gpus, shortfall
 from compute.wire.specs import MachineSpecs
-from compute.wire.terms import MAX_DAYS, PROBE_SECONDS, SECONDS_PER_DAY, KeyLine, LeaseKind
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from compute.base.store import Database
 from compute.miner.leases.states import DRAINING, HOLDING, LeaseState, may_move
 from compute.miner.runtimes.base import Limits
 from compute.wire.keys import SecretBox
+from compute.wire.lease_terms import MAX_RETRY_AFTER_SECONDS, LeaseKind
 from compute.wire.receipts import Receipt
-from compute.wire.terms import MAX_RETRY_AFTER_SECONDS, LeaseKind
 
 MAX_HISTORY = 500
 """How many ended leases are kept."""

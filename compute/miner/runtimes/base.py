@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from compute.wire.keys import SessionKey
-from compute.wire.terms import LeaseKind
+from compute.wire.lease_terms import LeaseKind
 
 USERNAME = "root"
 """The login of every container, as peers on the network expect it."""

@@ -11,7 +11,7 @@ from docker.types import DeviceRequest, LogConfig
 from compute.miner.runtimes.base import ContainerSpec
 from compute.miner.runtimes.docker_files import COMMAND
 from compute.wire.dockerfile import STEPS_SECONDS
-from compute.wire.terms import GIB
+from compute.wire.lease_terms import GIB
 
 SSH_PORT = "22/tcp"
 """Where sshd listens inside the container."""

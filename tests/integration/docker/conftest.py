@@ -25,7 +25,6 @@ import pytest
 from docker.client import DockerClient
 
 from compute.base import ssh
-from compute.base.clock import ManualClock
 from compute.base.errors import ConfigError
 from compute.base.ssh import SshSession
 from compute.base.store import Database
@@ -38,8 +37,9 @@ from compute.miner.runtimes.base import ContainerSpec, ContainerStatus, Endpoint
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine, EngineGone
 from compute.miner.runtimes.docker_options import DockerSettings
+from compute.testing.clock import ManualClock
 from compute.wire.keys import SecretBox, SessionKey
-from compute.wire.terms import LeaseKind
+from compute.wire.lease_terms import LeaseKind
 from tests.waiting import DEADLINE_SECONDS, until_async
 
 from ..renting import SPECS, Renter

@@ -20,7 +20,7 @@ from compute.base.errors import ConfigError, RuntimeFailure, RuntimeGone, SshErr
 from compute.miner.runtimes.base import ContainerSpec, ContainerState, ContainerStatus
 from compute.miner.runtimes.docker import DockerRuntime
 from compute.wire.keys import SessionKey, new_password
-from compute.wire.terms import LeaseKind
+from compute.wire.lease_terms import LeaseKind
 from tests.waiting import DEADLINE_SECONDS
 
 pytestmark = pytest.mark.docker

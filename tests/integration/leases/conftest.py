@@ -15,7 +15,7 @@ from compute.base.ssh import SshSession
 from compute.miner.runtimes.base import ContainerSpec, Endpoint, Limits
 from compute.miner.runtimes.local import LocalRuntime
 from compute.wire.keys import SessionKey
-from compute.wire.terms import LeaseKind
+from compute.wire.lease_terms import LeaseKind
 
 LOCAL_CHAIN = "ws://127.0.0.1:9944"
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.errors import SshError, SshTimeout, SshUnreachable
 from compute.base.store import Database
 from compute.miner.allocate_handler import AllocateService
@@ -23,6 +22,7 @@ from compute.miner.leases.manager import LeaseManager
 from compute.miner.leases.store import LeaseStore
 from compute.miner.runtimes.base import ContainerState
 from compute.miner.runtimes.local import LocalRuntime
+from compute.testing.clock import ManualClock
 from compute.wire.keys import RenterKey, SecretBox, SessionKey
 from tests.waiting import DEADLINE_SECONDS, until_async
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from compute.base.clock import ManualClock
 from compute.base.store import Database
 from compute.notices.delivery import Delivery
 from compute.notices.notice import Notice, NoticeKind, Topic
 from compute.notices.outbox import Outbox
+from compute.testing.clock import ManualClock
 
 from .. import web_server
 from ..web_server import Handler

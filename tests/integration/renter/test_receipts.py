@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import bittensor
 import pytest
 
-from compute.base.clock import ManualClock, SystemClock
+from compute.base.clock import SystemClock
 from compute.base.store import Database
 from compute.chain.access_lists import AccessLists
 from compute.miner.access import AccessPolicy
@@ -25,6 +25,7 @@ from compute.rental.records import RenterStore
 from compute.rental.remote import SshRemote
 from compute.rental.service import RenterService
 from compute.testing.chain import FakeChain
+from compute.testing.clock import ManualClock
 from compute.validator.rented import LOOK_SECONDS, OwnRentals, RentedMachines
 from compute.validator.specs_query import query_specs
 from compute.validator.store import FactStore

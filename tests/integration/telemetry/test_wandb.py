@@ -18,9 +18,9 @@ import pytest
 import wandb
 from bittensor_wallet import Keypair
 
-from compute.base.clock import ManualClock
 from compute.base.tasks import beside
 from compute.telemetry.wandb_run import WandbRun, is_genuine, is_on, publishing
+from compute.testing.clock import ManualClock
 from compute.wire.signing import verify_signature
 from tests.waiting import DEADLINE_SECONDS, until, until_async
 

@@ -12,7 +12,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from compute.base import metrics
-from compute.base.clock import ManualClock
 from compute.base.errors import ChainUnreachable, ConfigError
 from compute.base.options.shared import MetricsOptions
 from compute.base.reasons import ProofReason
@@ -25,10 +24,11 @@ from compute.miner.leases.store import Lease, LeaseSecrets, LeaseStore, Owner
 from compute.miner.runtimes.base import Limits
 from compute.miner.telemetry import MinerCollector
 from compute.proof.models import Claim, MachineVerdict
+from compute.testing.clock import ManualClock
 from compute.validator.store import FactStore, ScoreFact, SpecsFact, WeightsState
 from compute.validator.telemetry import ValidatorCollector
 from compute.wire.keys import SecretBox
-from compute.wire.terms import LeaseKind
+from compute.wire.lease_terms import LeaseKind
 from tests.waiting import DEADLINE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[3]

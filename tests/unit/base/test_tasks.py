@@ -3,9 +3,9 @@ import itertools
 
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.errors import ChainUnreachable
 from compute.base.tasks import repeat
+from compute.testing.clock import ManualClock
 
 
 async def run(clock: ManualClock, seconds: int) -> None:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import compute
-from compute.base.clock import ManualClock
 from compute.base.store import Database
 from compute.chain.versions import OWN, MinimalVersions, VersionFile, VersionFileError, is_url, parse_version_file
+from compute.testing.clock import ManualClock
 
 ROOT = Path(__file__).resolve().parents[3]
 

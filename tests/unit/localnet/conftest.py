@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from bittensor_wallet import Keypair
 
-from compute.base.clock import ManualClock
 from compute.localnet.pallet.epoch import grant_permits
 from compute.localnet.pallet.ledger import Ledger, Sealed
 from compute.localnet.pallet.state import Account, Hyperparameters, Neuron, State, Subnet
@@ -19,6 +18,7 @@ from compute.localnet.substrate.codec import Codec
 from compute.localnet.substrate.extrinsics import Era
 from compute.localnet.substrate.runtime import RUNTIME, SPEC_VERSION, TRANSACTION_VERSION
 from compute.localnet.substrate.scale import compact
+from compute.testing.clock import ManualClock
 
 NETUID = 27
 TAO = 10**9

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute.base.clock import ManualClock
 from compute.base.options.shared import ListOptions
 from compute.base.reasons import AccessReason
 from compute.chain import access_lists
@@ -17,6 +16,7 @@ from compute.chain.access_lists import EXPLOITERS, AccessLists, enforced_version
 from compute.chain.versions import OWN
 from compute.miner.access import AccessDecision, AccessPolicy, RateLimiter, decide, priority
 from compute.miner.options import parse_miner
+from compute.testing.clock import ManualClock
 from tests.waiting import DEADLINE_SECONDS
 
 ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"

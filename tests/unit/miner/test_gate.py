@@ -2,11 +2,11 @@ from typing import Any
 
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.chain.subtensor import Metagraph
 from compute.miner.access import AccessPolicy
 from compute.miner.gate import MinerGate
 from compute.testing.chain import FakeChain
+from compute.testing.clock import ManualClock
 
 
 def gate_of(chain: FakeChain, **policy: Any) -> MinerGate:

@@ -10,7 +10,6 @@ from typing import Any
 import bittensor
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.store import Database
 from compute.miner.access import AccessPolicy
 from compute.miner.allocate_handler import AllocateService
@@ -21,6 +20,7 @@ from compute.miner.leases.store import LeaseStore
 from compute.miner.service import MinerService
 from compute.protocol import Allocate, Specs
 from compute.testing.chain import FakeChain
+from compute.testing.clock import ManualClock
 from compute.testing.runtime import FakeRuntime
 from compute.wire.keys import RenterKey, SecretBox, SessionKey
 from compute.wire.receipts import Issuer, Receipt, check

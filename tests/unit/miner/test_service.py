@@ -12,7 +12,6 @@ import bittensor
 import pytest
 
 from compute import __version_as_int__
-from compute.base.clock import ManualClock
 from compute.base.errors import ChainUnreachable, ConfigError, ExtrinsicRefused, NotRegistered
 from compute.base.store import Database
 from compute.miner.access import AccessPolicy
@@ -24,6 +23,7 @@ from compute.miner.leases.store import LeaseStore
 from compute.miner.service import SYNC_BLOCKS, MinerService
 from compute.protocol import Allocate, Challenge, Specs
 from compute.testing.chain import FakeChain
+from compute.testing.clock import ManualClock
 from compute.testing.runtime import FakeRuntime
 from compute.wire import signing
 from compute.wire.keys import RenterKey, SecretBox

@@ -17,7 +17,7 @@ from compute.miner.leases.store import Lease, LeaseSecrets, LeaseStore, Owner
 from compute.miner.options import parse_miner
 from compute.miner.runtimes.base import Limits
 from compute.wire.keys import SecretBox
-from compute.wire.terms import LeaseKind
+from compute.wire.lease_terms import LeaseKind
 from tests.waiting import DEADLINE_SECONDS
 
 KEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"

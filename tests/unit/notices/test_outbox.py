@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from compute.base.store import Database
+from compute.notices.delivery import Delivery, pause_seconds
 from compute.notices.notice import Notice, NoticeKind, Topic
-from compute.notices.outbox import KEPT_NOTICES, KEPT_SECONDS, Outbox, pause_seconds
+from compute.notices.outbox import KEPT_NOTICES, Outbox
+from compute.testing.clock import ManualClock
 
 BOTH = tuple(Topic)
 
@@ -40,24 +42,35 @@ def test_what_nobody_wants_to_hear_is_not_kept(outbox: Outbox) -> None:
     assert kinds(outbox, 1.0) == []
 
 
-def test_failures_are_retried_ever_less_often(outbox: Outbox) -> None:
+def test_a_failed_notice_waits_for_its_next_try(outbox: Outbox) -> None:
     put(outbox, "r1")
-    now = 0.0
-    pauses = []
-    for _ in range(12):
-        (queued,) = outbox.due(now, BOTH)
-        pause = outbox.failed(queued, now)
-        assert outbox.due(now + pause - 0.1, BOTH) == []
-        now += pause
-        pauses.append(pause)
-    assert pauses[:4] == [10.0, 20.0, 40.0, 80.0]
-    assert pauses[-1] == pause_seconds(10_000) == 3600.0
-    outbox.delivered(outbox.due(now, BOTH)[0].notice.notice_id)
-    assert kinds(outbox, now + 1e6) == []
+    (queued,) = outbox.due(0.0, BOTH)
+    outbox.failed(queued, 10.0)
+    assert outbox.due(9.9, BOTH) == []
+    (queued,) = outbox.due(10.0, BOTH)
+    assert queued.tries == 1
+    outbox.delivered(queued.notice.notice_id)
+    assert kinds(outbox, 1e6) == []
+
+
+def test_failures_are_retried_ever_less_often() -> None:
+    assert [pause_seconds(tries) for tries in (1, 2, 3, 4)] == [10.0, 20.0, 40.0, 80.0]
+    assert pause_seconds(12) == pause_seconds(10_000) == 3600.0
+
+
+async def test_a_notice_is_tried_for_three_days(outbox: Outbox) -> None:
+    put(outbox, "r1")
+    clock = ManualClock(3 * 86_400.0)
+    delivery = Delivery(outbox, {}, clock)
+    await delivery.deliver_due()
+    assert kinds(outbox, 1e6) == [NoticeKind.DEALLOCATION]
+    clock.advance(1.0)
+    await delivery.deliver_due()
+    assert kinds(outbox, 1e6) == []
 
 
 def test_the_outbox_is_bounded_in_time_and_number(outbox: Outbox) -> None:
     put(outbox, *(f"r{number}" for number in range(KEPT_NOTICES + 5)), at=10.0)
-    assert outbox.drop_old(11.0) == 5
+    assert outbox.drop_old(10.0) == 5
     assert outbox.due(11.0, BOTH, limit=1)[0].notice.rental == "r5"
-    assert outbox.drop_old(10.0 + KEPT_SECONDS + 1) == KEPT_NOTICES
+    assert outbox.drop_old(10.1) == KEPT_NOTICES

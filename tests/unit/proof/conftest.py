@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from compute.base.clock import Clock, ManualClock
+from compute.base.clock import Clock
 from compute.proof.models import GpuModel, MachineVerdict, ProofSettings
 from compute.proof.session import OnVerdict, Target, prove_batch
+from compute.testing.clock import ManualClock
 
 Prove = Callable[..., Awaitable[list[MachineVerdict]]]
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from compute.base.channel import Channel
-from compute.base.clock import ManualClock
 from compute.base.errors import (
     CallUnreachable,
     HostKeyMismatch,
@@ -29,6 +28,7 @@ from compute.proof.models import Claim, MachineVerdict, ProofSettings
 from compute.proof.session import Target
 from compute.proof.statement import Dims
 from compute.proof.verifier import draw_projection, verify_device
+from compute.testing.clock import ManualClock
 from compute.testing.proof import FakeMachine
 from tests.waiting import DEADLINE_SECONDS
 

@@ -21,11 +21,11 @@ from compute.wire import signing
 from compute.wire.answers import SignedAnswers
 from compute.wire.keys import RenterKey, SecretBox, SessionKey
 from compute.wire.lease_client import AllocationClient, LeaseKeys
+from compute.wire.lease_terms import Change, KeyLine
 from compute.wire.peer import Peer, S
 from compute.wire.requirements import DeviceRequirement
 from compute.wire.signing import SignerMemory
 from compute.wire.specs import Gpu, MachineSpecs
-from compute.wire.terms import Change, KeyLine
 
 GIB = 1 << 30
 PEER = Peer("5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY", "127.0.0.1", 8091)

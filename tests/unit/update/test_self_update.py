@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from compute.base import tasks as duty
-from compute.base.clock import ManualClock
 from compute.base.process import EXIT_OK, EXIT_RESTART, StartAnew, run_neuron
 from compute.miner.options import parse_miner
+from compute.testing.clock import ManualClock
 from compute.update import self_update
 from compute.update import trial as trials
 from compute.update.check import Release

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.errors import CallUnreachable, SshUnreachable
 from compute.base.reasons import ProofReason
 from compute.base.store import Database
@@ -18,6 +17,7 @@ from compute.incentive.config import load_config
 from compute.proof.models import Claim, MachineVerdict
 from compute.protocol import Allocate, Specs
 from compute.testing.chain import FakeChain
+from compute.testing.clock import ManualClock
 from compute.validator.eligibility import QueryPolicy
 from compute.validator.proving import Lane, lane_sizes
 from compute.validator.rented import OwnRentals

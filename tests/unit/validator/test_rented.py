@@ -11,7 +11,6 @@ from typing import Any
 import bittensor
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.errors import CallError, CallUnreachable, SshUnreachable, StoreError
 from compute.base.reasons import ProofReason
 from compute.base.store import Database
@@ -20,6 +19,7 @@ from compute.chain.subtensor import Metagraph
 from compute.notices.notice import Notice, NoticeKind
 from compute.rental.evidence import Rental
 from compute.testing.chain import FakeChain
+from compute.testing.clock import ManualClock
 from compute.validator.rental_table import RentalEventKind
 from compute.validator.rented import LOOK_SECONDS, OwnRentals, RentedMachines
 from compute.validator.store import FactStore, SpecsFact

@@ -14,7 +14,6 @@ from pathlib import Path
 import bittensor
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.errors import SshUnreachable
 from compute.base.reasons import ProofReason
 from compute.base.store import Database
@@ -24,6 +23,7 @@ from compute.notices.notice import Notice, NoticeKind, Topic
 from compute.notices.outbox import Outbox
 from compute.rental.evidence import Rental
 from compute.testing.chain import FakeChain
+from compute.testing.clock import ManualClock
 from compute.validator.rented import OwnRentals, RentedMachines
 from compute.validator.store import FactStore, SpecsFact
 from compute.wire.keys import fingerprint

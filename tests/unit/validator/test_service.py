@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.errors import CallError, CallUnreachable, ChainUnreachable, NotRegistered, SshError, SshUnreachable
 from compute.base.reasons import ProofReason
 from compute.base.store import Database
@@ -20,6 +19,7 @@ from compute.proof.models import Claim, MachineVerdict
 from compute.protocol import Allocate, Specs
 from compute.rental.evidence import Rental
 from compute.testing.chain import FakeChain
+from compute.testing.clock import ManualClock
 from compute.validator.eligibility import QueryPolicy
 from compute.validator.rented import OwnRentals
 from compute.validator.service import SYNC_BLOCKS, ValidatorService, ValidatorSettings

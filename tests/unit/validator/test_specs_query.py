@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.errors import BadAnswer, CallError, CallFailed, CallRefused, CallTimeout, CallUnreachable
 from compute.base.reasons import ProofReason
 from compute.chain.subtensor import Neuron
 from compute.testing.chain import FakeChain
+from compute.testing.clock import ManualClock
 from compute.validator.specs_query import query_specs
 from compute.validator.store import SpecsFact
 from compute.wire.peer import Peer

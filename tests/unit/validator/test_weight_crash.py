@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.store import Database
 from compute.testing.chain import FREE_RULES, FakeChain
+from compute.testing.clock import ManualClock
 from compute.validator.store import FactStore, WeightsState
 from compute.validator.weight_setter import Outcome, WeightSetter
 

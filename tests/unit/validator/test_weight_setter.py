@@ -2,11 +2,11 @@ from dataclasses import replace
 
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.errors import ChainUnreachable, ExtrinsicRefused, NotRegistered
 from compute.base.store import Database
 from compute.chain.subtensor import ChainRules
 from compute.testing.chain import FREE_RULES, FakeChain
+from compute.testing.clock import ManualClock
 from compute.validator.store import FactStore, WeightsState
 from compute.validator.weight_setter import _ADVICE, _TOO_FAST, REFUSAL_BLOCKS, Outcome, SetResult, WeightSetter
 

@@ -5,11 +5,11 @@ from typing import Any
 import bittensor
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.errors import LeaseError, StoreError
 from compute.base.reasons import Refusal
 from compute.base.store import Database
 from compute.protocol import Allocate
+from compute.testing.clock import ManualClock
 from compute.wire import signing
 from compute.wire.answers import SignedAnswers, accepted, open_info
 from compute.wire.keys import RenterKey

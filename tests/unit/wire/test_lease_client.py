@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute.base.clock import ManualClock
 from compute.base.errors import (
     BadAnswer,
     CallError,
@@ -26,13 +25,14 @@ from compute.base.errors import (
 )
 from compute.base.reasons import Refusal
 from compute.protocol import Allocate
+from compute.testing.clock import ManualClock
 from compute.testing.renter import kind_of
 from compute.wire.dockerfile import STEPS_SECONDS
 from compute.wire.keys import LoginInfo, RenterKey, SessionKey
 from compute.wire.lease_client import MAX_RETRY_SECONDS, RELEASE_ATTEMPTS, AllocationClient, LeaseKeys
+from compute.wire.lease_terms import Change, KeyLine
 from compute.wire.peer import Peer, S
 from compute.wire.requirements import DeviceRequirement
-from compute.wire.terms import Change, KeyLine
 
 PEER = Peer("5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY", "127.0.0.9", 8091)
 WANTED = DeviceRequirement(cpu_count=1, gpu_count=1, ram_bytes=1 << 30)

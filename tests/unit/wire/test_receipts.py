@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute.base.clock import ManualClock
+from compute.testing.clock import ManualClock
 from compute.wire.keys import SessionKey
 from compute.wire.receipts import RENEW_SECONDS, Issuer, Receipt, ReceiptError, check
 from compute.wire.signing import verify_signature

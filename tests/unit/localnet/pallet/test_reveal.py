@@ -7,12 +7,12 @@ import logging
 import bittensor_drand
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.localnet.pallet import reveal
 from compute.localnet.pallet.reveal import Beacon, open_commit
 from compute.localnet.pallet.state import Commit
 from compute.localnet.substrate.codec import address_to_key
 from compute.localnet.substrate.scale import compact
+from compute.testing.clock import ManualClock
 from tests.waiting import DEADLINE_SECONDS
 
 ROUND = 1000

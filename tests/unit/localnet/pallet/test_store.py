@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.errors import StoreError
 from compute.localnet.pallet.ledger import Ledger
 from compute.localnet.pallet.state import Hyperparameters
 from compute.localnet.pallet.store import Store
 from compute.localnet.substrate.codec import Codec
+from compute.testing.clock import ManualClock
 
 
 def _open(path: Path, codec: Codec) -> tuple[Ledger, Store]:

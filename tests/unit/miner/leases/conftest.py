@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.store import Database
 from compute.miner.allocate_handler import AllocateService
 from compute.miner.leases.manager import LeaseManager, LeaseRequest
 from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Lease, LeaseStore, Owner
+from compute.testing.clock import ManualClock
 from compute.testing.runtime import FakeContainer, FakeRuntime
 from compute.wire.keys import RenterKey, SecretBox, SessionKey
+from compute.wire.lease_terms import LeaseKind
 from compute.wire.requirements import DeviceRequirement
 from compute.wire.specs import Gpu, MachineSpecs
-from compute.wire.terms import LeaseKind
 
 DAY = 86_400.0
 

@@ -15,7 +15,7 @@ from compute.miner.runtimes.base import ContainerState
 from compute.protocol import Allocate
 from compute.wire.dockerfile import script_of
 from compute.wire.keys import RenterKey, SessionKey
-from compute.wire.terms import LeaseKind
+from compute.wire.lease_terms import LeaseKind
 
 REQUIREMENT = {"cpu": {"count": 1}, "gpu": {"count": 1, "capacity": 0, "type": ""}, "ram": {"capacity": 1}}
 

@@ -10,7 +10,7 @@ import pytest
 
 from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Owner
-from compute.wire.terms import LeaseKind
+from compute.wire.lease_terms import LeaseKind
 from tests.waiting import until_async
 
 

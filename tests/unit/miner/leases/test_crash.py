@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.errors import LeaseError
 from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Owner
 from compute.miner.runtimes.base import ContainerState
+from compute.testing.clock import ManualClock
 from compute.wire.keys import SecretBox
-from compute.wire.terms import KeyLine, LeaseKind
+from compute.wire.lease_terms import KeyLine, LeaseKind
 from tests.waiting import until_async
 
 DAY = 86_400.0

@@ -16,8 +16,8 @@ from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Owner
 from compute.miner.runtimes.base import ContainerSpec, ContainerState
 from compute.wire.keys import SessionKey
+from compute.wire.lease_terms import PROBE_SECONDS, KeyLine, LeaseKind
 from compute.wire.requirements import DeviceRequirement
-from compute.wire.terms import PROBE_SECONDS, KeyLine, LeaseKind
 from tests.waiting import DEADLINE_SECONDS, until_async
 
 DAY = 86_400.0

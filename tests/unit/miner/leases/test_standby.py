@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from compute.base.clock import ManualClock
 from compute.base.errors import LeaseError, StoreError
 from compute.base.reasons import Refusal
 from compute.miner.leases.manager import LeaseRequest
@@ -20,9 +19,10 @@ from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Owner
 from compute.miner.runtimes.base import ContainerSpec, Limits
 from compute.miner.runtimes.local import LocalRuntime
+from compute.testing.clock import ManualClock
 from compute.wire.keys import SecretBox, SessionKey
+from compute.wire.lease_terms import LeaseKind
 from compute.wire.requirements import DeviceRequirement
-from compute.wire.terms import LeaseKind
 from tests.waiting import DEADLINE_SECONDS, until_async
 
 RETRY_SECONDS = 600

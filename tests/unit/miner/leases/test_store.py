@@ -17,8 +17,8 @@ from compute.miner.leases.states import DRAINING, HOLDING, LeaseState, may_move
 from compute.miner.leases.store import Lease, LeaseSecrets, LeaseStore, Owner
 from compute.miner.runtimes.base import Limits
 from compute.wire.keys import SecretBox, SessionKey
+from compute.wire.lease_terms import LeaseKind
 from compute.wire.receipts import Receipt
-from compute.wire.terms import LeaseKind
 
 ALICE, BOB = Owner("5Alice", "pem a"), Owner("5Bob", "pem b")
 SECRETS = LeaseSecrets(host_key="host private", password="correct horse battery", user_key="ssh-ed25519 USER")

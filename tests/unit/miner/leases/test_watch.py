@@ -13,7 +13,7 @@ from compute.miner.leases.states import LeaseState
 from compute.miner.leases.store import Owner
 from compute.miner.runtimes.base import ContainerState
 from compute.wire.keys import SessionKey
-from compute.wire.terms import KeyLine
+from compute.wire.lease_terms import KeyLine
 from tests.waiting import until_async
 
 

@@ -22,7 +22,7 @@ from compute.miner.runtimes.docker import DockerRuntime
 from compute.miner.runtimes.docker_engine import DockerEngine
 from compute.miner.runtimes.docker_options import DockerSettings
 from compute.wire.keys import SessionKey
-from compute.wire.terms import LeaseKind
+from compute.wire.lease_terms import LeaseKind
 from tests.waiting import DEADLINE_SECONDS
 
 

@@ -15,7 +15,7 @@ from compute.miner.runtimes import docker_files as files
 from compute.miner.runtimes.base import ContainerSpec, Limits
 from compute.miner.runtimes.docker_options import DockerSettings, Host, container_options, own_network
 from compute.wire.keys import SessionKey, new_password
-from compute.wire.terms import LeaseKind
+from compute.wire.lease_terms import LeaseKind
 
 HOST_KEY = SessionKey.generate()
 GIB = 1 << 30
