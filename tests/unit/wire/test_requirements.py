@@ -211,6 +211,7 @@ def test_a_machine_without_gpus_serves_who_wants_none() -> None:
     missing = shortfall(DeviceRequirement(gpu_type="L4"), bare)
     assert missing is not None
     assert missing.reason is Refusal.GPU_TYPE
+    assert missing.text == "1 × 'L4' GPUs asked, present are: none"
 
 
 @given(requirements)
