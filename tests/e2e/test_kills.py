@@ -19,7 +19,7 @@ from compute.wire.keys import SecretBox
 
 from .subnet import Subnet
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 class Killed(Subnet):

@@ -53,7 +53,10 @@ def server_of(runtime: LocalRuntime, spec: ContainerSpec) -> psutil.Process:
 
 
 def runs(pid: int) -> bool:
-    return psutil.pid_exists(pid) and processes.is_alive(psutil.Process(pid))
+    try:
+        return processes.is_alive(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def start_in_background(session: SshSession, script: str = "sleep 1000") -> int:
