@@ -15,6 +15,7 @@ from compute.miner.hardware import hardware_of
 from compute.miner.leases.store import Lease, LeaseStore
 from compute.miner.options import MinerOptions
 from compute.wire.keys import SecretBox
+from compute.wire.lease_terms import GIB
 
 SHOWN_LEASES = 10
 
@@ -57,8 +58,8 @@ def status(options: MinerOptions, output: Output | None = None) -> int:
         {
             "GPUs": f"{len(machine.gpus)} × {' / '.join(models)}" if models else "none",
             "CPUs": str(machine.cpu_count),
-            "RAM": f"{machine.ram_total / 2**30:.0f} GiB",
-            "free disk": f"{machine.disk_free / 2**30:.0f} GiB",
+            "RAM": f"{machine.ram_total / GIB:.0f} GiB",
+            "free disk": f"{machine.disk_free / GIB:.0f} GiB",
             "Docker": "yes" if machine.has_docker else "no",
             "lease": "none" if current is None else f"{current.state.value}, {current.kind.value}",
             "renter": "none" if current is None else current.owner.hotkey,

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from compute.base import tasks as duty
+from compute.base import tasks
 from compute.base.clock import Clock
 from compute.base.errors import UpdateError
 from compute.base.options.shared import NeuronOptions
@@ -128,9 +128,9 @@ class SelfUpdate:
         """A commit on trial stays once no duty has met a bug for a while; the guard goes back if that never comes."""
         calm = False
         while guard.is_on_trial() and not calm:
-            before = duty.unexpected.total()
+            before = tasks.unexpected.total()
             await self._clock.sleep(self._pace.calm)
-            calm = duty.unexpected.total() == before
+            calm = tasks.unexpected.total() == before
         if calm:
             guard.confirm()
             logger.info("the new commit is up and stays")
@@ -143,7 +143,7 @@ class SelfUpdate:
             if self._release is None and await self._in_thread(self._look):
                 found.set()
 
-        await duty.repeat("update", look, clock=self._clock, pause_seconds=self._pace.look)
+        await tasks.repeat("update", look, clock=self._clock, pause_seconds=self._pace.look)
 
     async def _in_thread(self, work: Callable[[], bool]) -> bool:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)

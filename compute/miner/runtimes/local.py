@@ -23,7 +23,7 @@ import psutil
 
 import compute
 from compute.base.errors import ConfigError, RuntimeFailure
-from compute.miner.runtimes import local_processes as processes
+from compute.miner.runtimes import local_processes
 from compute.miner.runtimes.base import (
     USERNAME,
     ContainerSpec,
@@ -100,12 +100,12 @@ class LocalRuntime(Runtime, EndsItself):
 
     def pause(self, lease_id: str) -> None:
         self._alive(lease_id)
-        if not processes.freeze(lease_id, timeout_seconds=_ENDING_SECONDS):
+        if not local_processes.freeze(lease_id, timeout_seconds=_ENDING_SECONDS):
             raise RuntimeFailure(f"the lease's processes did not freeze within {_ENDING_SECONDS:g} s")
 
     def unpause(self, lease_id: str) -> None:
         self._alive(lease_id)
-        processes.thaw(lease_id)
+        local_processes.thaw(lease_id)
 
     def restart(self, spec: ContainerSpec) -> Endpoint:
         self._end_processes(spec.lease_id)
@@ -127,7 +127,7 @@ class LocalRuntime(Runtime, EndsItself):
         if found is None:
             return ContainerStatus(lease_id, ContainerState.DEAD)
         process, endpoint = found
-        state = ContainerState.PAUSED if processes.is_frozen(process) else ContainerState.RUNNING
+        state = ContainerState.PAUSED if local_processes.is_frozen(process) else ContainerState.RUNNING
         return ContainerStatus(lease_id, state, endpoint)
 
     def list(self) -> Sequence[ContainerStatus]:
@@ -151,7 +151,7 @@ class LocalRuntime(Runtime, EndsItself):
             raise RuntimeFailure(f"{name} could not be written: {error.strerror}") from error
 
     def _end_processes(self, lease_id: str) -> None:
-        if not processes.kill(lease_id, timeout_seconds=_ENDING_SECONDS):
+        if not local_processes.kill(lease_id, timeout_seconds=_ENDING_SECONDS):
             raise RuntimeFailure(f"some of the lease's processes were left after {_ENDING_SECONDS:g} s")
 
     def _spawn(self, spec: ContainerSpec) -> Endpoint:
@@ -209,8 +209,8 @@ class LocalRuntime(Runtime, EndsItself):
                 os.write(to_child, config.to_json().encode() + b"\n")
                 port = _ready_port(from_child, self._start_seconds)
             except (RuntimeFailure, OSError):
-                processes.kill(spec.lease_id, timeout_seconds=_ENDING_SECONDS)
-                processes.reap(pid)
+                local_processes.kill(spec.lease_id, timeout_seconds=_ENDING_SECONDS)
+                local_processes.reap(pid)
                 raise
             # The child has left the server to itself, and ended.
             os.waitpid(pid, 0)
@@ -242,7 +242,7 @@ def _read_state(lease: LeaseFolder, lease_id: str) -> tuple[psutil.Process, Endp
     """The lease's live server, or None where there is none (any more)."""
     try:
         state = json.loads(lease.state.read_text())
-        process = processes.find(int(state["pid"]), float(state["started"]), lease_id)
+        process = local_processes.find(int(state["pid"]), float(state["started"]), lease_id)
         endpoint = Endpoint(port=int(state["port"]), host_key=str(state["host_key"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -254,7 +254,7 @@ def _base_environment(spec: ContainerSpec) -> dict[str, str]:
     passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     # The interpreter's own folder comes first: that ``python3`` has torch.
     path = f"{Path(sys.executable).parent}:{_SYSTEM_PATH}"
-    return {**passed_on, "PATH": path, "LANG": "C.UTF-8", processes.MARK: spec.lease_id}
+    return {**passed_on, "PATH": path, "LANG": "C.UTF-8", local_processes.MARK: spec.lease_id}
 
 
 def _environment(spec: ContainerSpec, lease: LeaseFolder) -> dict[str, str]:

@@ -36,7 +36,7 @@ from paramiko.common import (
     OPEN_SUCCEEDED,
 )
 
-from compute.miner.runtimes import local_processes as processes
+from compute.miner.runtimes import local_processes
 from compute.miner.runtimes.local_program import Program, Terminal
 
 MAX_CONNECTIONS = 64
@@ -259,7 +259,7 @@ def main() -> int:
         _serve(config, listener, host_key)
     finally:
         listener.close()
-        processes.kill(config.lease_id, timeout_seconds=_KILL_SECONDS)
+        local_processes.kill(config.lease_id, timeout_seconds=_KILL_SECONDS)
         folder.remove()
     return 0
 

@@ -22,7 +22,7 @@ import pytest
 from compute.base import ssh
 from compute.base.errors import ConfigError, RuntimeFailure, SshError, SshTimeout, SshUnreachable
 from compute.base.ssh import SshSession
-from compute.miner.runtimes import local_processes as processes
+from compute.miner.runtimes import local_processes
 from compute.miner.runtimes.base import ContainerSpec, ContainerState, ContainerStatus, Endpoint
 from compute.miner.runtimes.local import LocalRuntime
 from compute.wire.keys import SessionKey
@@ -54,7 +54,7 @@ def server_of(runtime: LocalRuntime, spec: ContainerSpec) -> psutil.Process:
 
 def runs(pid: int) -> bool:
     try:
-        return processes.is_alive(psutil.Process(pid))
+        return local_processes.is_alive(psutil.Process(pid))
     except psutil.NoSuchProcess:
         return False
 

@@ -1,14 +1,12 @@
 import asyncio
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from compute.base import tasks as duty
+from compute.base import tasks
 from compute.base.process import EXIT_OK, EXIT_RESTART, StartAnew, run_neuron
 from compute.miner.options import parse_miner
 from compute.testing.clock import ManualClock
@@ -17,6 +15,7 @@ from compute.update import trial as trials
 from compute.update.check import Release
 from compute.update.self_update import LOCAL, Pace, SelfUpdate
 from compute.update.trial import Trial
+from tests.waiting import until_async
 
 from .conftest import Repositories
 
@@ -73,7 +72,7 @@ async def test_a_failure_of_the_update_is_not_the_neurons(
         await ended.wait()
 
     running = asyncio.create_task(update.beside(service(), up=up, safe=never))
-    await until(lambda: "ZeroDivisionError" in caplog.text)
+    await until_async(lambda: "ZeroDivisionError" in caplog.text)
     assert not running.done()
     ended.set()
     await asyncio.wait_for(running, 10)
@@ -88,7 +87,7 @@ async def test_a_new_commit_is_confirmed_after_a_calm_while(clone: Path) -> None
     up.set()
     await passes(clock, 9)
     assert trials.load() is not None
-    duty.unexpected["proof"] += 1
+    tasks.unexpected["proof"] += 1
     await passes(clock, 9)
     assert trials.load() is not None, "a duty has met a bug"
     await passes(clock, 15)
@@ -203,15 +202,8 @@ async def test_where_there_is_nothing_to_update_it_says_so_once_and_runs(
     up = asyncio.Event()
     up.set()
     running = asyncio.create_task(update_of(ManualClock()).beside(never(), up=up, safe=never))
-    await until(lambda: caplog.records)
+    await until_async(lambda: caplog.records)
     assert [record.reason for record in caplog.records] == [reason]  # type: ignore[attr-defined]
     assert not running.done()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
